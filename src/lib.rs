@@ -1,0 +1,2 @@
+//! Unlatched.
+pub mod record;
