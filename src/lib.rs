@@ -1,2 +1,3 @@
 //! Unlatched.
+pub mod primitive;
 pub mod record;

@@ -1,0 +1,1 @@
+//! The loom half of the switch.

@@ -1,0 +1,1 @@
+//! The shuttle half of the switch.
