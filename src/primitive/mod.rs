@@ -40,4 +40,4 @@ mod imp;
 #[path = "std.rs"]
 mod imp;
 
-pub use imp::{Arc, atomic, cell, hint, thread};
+pub use imp::{Arc, atomic, cell, hint, thread, thread_local};

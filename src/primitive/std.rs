@@ -1,6 +1,7 @@
 //! The plain half of the switch: `std`, with loom's shape of a cell.
 
 pub use std::sync::Arc;
+pub use std::thread_local;
 
 /// Atomics and fences.
 pub mod atomic {

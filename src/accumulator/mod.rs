@@ -1,0 +1,198 @@
+//! The accumulator: open batches by partition on one side, batches ready to be sent on the other.
+//!
+//! Two faces. Any number of *appenders* call [`Accumulator::append`] through a shared reference. One *sender* owns the [`SenderView`] and is the only
+//! one to look which partitions are ready, to drain them, to put batches back, to expire and to abort them: `&mut` shows that no sharing is possible
+//! there.
+//!
+//! Source: Kafka's `RecordAccumulator`; ACC-01 to ACC-48.
+
+mod backoff;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use backoff::Backoff;
+
+use crate::batch::{RecordFuture, Reply, SealedBatch};
+use crate::broker::{Cluster, NodeId};
+use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
+use crate::pool::PoolSnapshot;
+use crate::primitive::clock::{Instant, SharedClock};
+use crate::record::Record;
+
+/// What an accumulator needs to know. Names and defaults are Kafka's (CFG-01 to CFG-09).
+#[derive(Debug, Clone)]
+pub struct AccumulatorConfig {
+    /// `buffer.memory`: bytes of the pool.
+    pub buffer_memory: u64,
+    /// `batch.size`: bytes of a batch, and of a pooled buffer. 0 acts as 1: every record gets a batch of its own.
+    pub batch_size: usize,
+    /// `linger.ms`: how long a batch waits for company.
+    pub linger: Duration,
+    /// `retry.backoff.ms` and `retry.backoff.max.ms`.
+    pub backoff: Backoff,
+    /// `delivery.timeout.ms`: from a batch's creation to its result.
+    pub delivery_timeout: Duration,
+    /// Seed of the backoff's jitter, so that a run can be replayed.
+    pub seed: u64,
+}
+
+impl Default for AccumulatorConfig {
+    fn default() -> Self {
+        Self {
+            buffer_memory: 32 << 20,
+            batch_size: 16 << 10,
+            linger: Duration::from_millis(5),
+            backoff: Backoff::default(),
+            delivery_timeout: Duration::from_secs(120),
+            seed: 0x756e_6c61_7463_6865,
+        }
+    }
+}
+
+/// An accepted record (ACC-06).
+#[derive(Debug)]
+#[must_use = "whoever appends must wake the sender if `batch_is_full` or `new_batch`"]
+pub struct Appended {
+    /// Its future, if one was asked for.
+    pub future: Option<RecordFuture>,
+    /// Whether its partition has a batch that can go without waiting for linger.
+    pub batch_is_full: bool,
+    /// Whether it opened a batch.
+    pub new_batch: bool,
+    /// Bytes that it added: the whole batch's for a new one, its own otherwise.
+    pub bytes: usize,
+}
+
+impl Appended {
+    /// Whether the sender has something to learn (ACC-06).
+    #[inline]
+    pub fn must_wake_sender(&self) -> bool {
+        self.batch_is_full || self.new_batch
+    }
+}
+
+/// What [`SenderView::ready`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReadyCheck {
+    /// Nodes with something to send, each once, in the order found.
+    pub nodes: Vec<NodeId>,
+    /// When to look again if nothing happens before; `None` for never (ACC-22).
+    pub next_check: Option<Duration>,
+    /// Topics with data whose leader is not known (ACC-19).
+    pub unknown_leader_topics: Vec<Arc<str>>,
+}
+
+/// Batches for one node.
+#[derive(Debug)]
+pub struct Drained {
+    /// Where they go.
+    pub node: NodeId,
+    /// At most one per partition (ACC-25); may be empty (ACC-32).
+    pub batches: Vec<SealedBatch>,
+}
+
+/// The appenders' face.
+pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
+    /// How result tables call the core.
+    const NAME: &'static str;
+
+    /// A partition, looked up once. Cheap to clone, valid while the accumulator lives.
+    type Partition: Clone + Send + Sync;
+
+    /// The sender's face.
+    type View: SenderView;
+
+    /// An accumulator and its only sender's view.
+    fn new(config: AccumulatorConfig, clock: SharedClock) -> (Arc<Self>, Self::View);
+
+    /// The handle of a partition, which is created on first use.
+    fn partition(&self, topic_partition: &TopicPartition) -> Self::Partition;
+
+    /// Appends `record`, waiting at most `max_block` for memory. Key and value are not copied before their place is there (ACC-03).
+    ///
+    /// The record's timestamp is the caller's; the clock is read once per batch (ACC-05).
+    ///
+    /// Linearization point: the record is accepted where its encoding ends under the partition's lock (the twin) or its reservation succeeds.
+    /// Order: if an append to a partition has returned before another begins, its record stands first in the log (L6, ACC-47).
+    ///
+    /// # Errors
+    /// [`AppendError`]; no trace of the record is left, and its callback is not called.
+    fn append(
+        &self,
+        partition: &Self::Partition,
+        record: &Record<'_>,
+        reply: Reply,
+        max_block: Duration,
+    ) -> Result<Appended, AppendError>;
+
+    /// Makes everything sendable at once, until [`Accumulator::await_flush`] (ACC-41). Flushes may overlap. The caller wakes the sender.
+    fn begin_flush(&self);
+
+    /// Whether a flush is in progress.
+    fn flush_in_progress(&self) -> bool;
+
+    /// Waits until every batch that is unfinished now has completed; ends the flush, whatever happens (ACC-41).
+    ///
+    /// # Errors
+    /// [`FlushError::TimedOut`]; [`FlushError::InCallback`] at once inside a callback.
+    fn await_flush(&self, timeout: Option<Duration>) -> Result<(), FlushError>;
+
+    /// Refuses further appends and closes the pool; what is queued becomes sendable (ACC-45). Idempotent. When this has returned, no record can
+    /// be accepted that a look of the sender begun afterwards does not see (ACC-48).
+    fn close(&self);
+
+    /// Whether it is closed.
+    fn is_closed(&self) -> bool;
+
+    /// Whether some partition has a batch that was not drained (ACC-46).
+    fn has_undrained(&self) -> bool;
+
+    /// Whether some batch has not been finished, in flight included (ACC-46).
+    fn has_incomplete(&self) -> bool;
+
+    /// The pool's figures.
+    fn pool(&self) -> PoolSnapshot;
+}
+
+/// The sender's face: one owner.
+pub trait SenderView: fmt::Debug + Send + 'static {
+    /// Which nodes can be sent to now (ACC-18 to ACC-23).
+    fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck;
+
+    /// Takes batches for `nodes`: per node at most `max_size` bytes but at least one batch, per partition at most one batch, closed and
+    /// checksummed (ACC-25 to ACC-32).
+    fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained>;
+
+    /// Puts a batch back at the head of its partition for another attempt (ACC-34, BATCH-20).
+    fn reenqueue(&mut self, batch: SealedBatch, now: Instant);
+
+    /// Takes the batches whose delivery timeout has passed, for the caller to fail (ACC-38). Muted or not, leader or not.
+    fn expired(&mut self, now: Instant) -> Vec<SealedBatch>;
+
+    /// When the next queued batch will expire, as of the last [`SenderView::expired`] (ACC-39).
+    fn next_expiry(&self) -> Option<Instant>;
+
+    /// Keeps a partition from being ready and drained (ACC-33).
+    fn mute(&mut self, topic_partition: &TopicPartition);
+
+    /// Ends that.
+    fn unmute(&mut self, topic_partition: &TopicPartition);
+
+    /// Whether it is muted.
+    fn is_muted(&self, topic_partition: &TopicPartition) -> bool;
+
+    /// Ends a settled batch: strikes it out of the books, then returns its memory (ACC-40).
+    ///
+    /// # Errors
+    /// [`IllegalState`] if it is not in the books: ended twice, or another accumulator's. Its memory is returned all the same.
+    fn deallocate(&mut self, batch: SealedBatch) -> Result<(), IllegalState>;
+
+    /// Aborts every unfinished batch, drained or not (ACC-42). The memory of drained ones comes back when the transport lets go of them.
+    fn abort_all(&mut self, error: &SendError);
+
+    /// The end of a forced close: [`SenderView::abort_all`] until no append is in progress, then once more, then empties the map (ACC-44).
+    /// The accumulator must be closed.
+    fn abort_incomplete(&mut self, error: &SendError);
+}

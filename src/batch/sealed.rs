@@ -1,0 +1,228 @@
+//! A batch that takes no more records: what the accumulator hands to the sender, the sender to the broker, and the broker back.
+//!
+//! A [`SealedBatch`] owns its memory and its result. It moves into the request and comes back with the response, so its memory can return
+//! to the pool only after the transport has let go of it (L2, GAP-15); if it is dropped on the way, its records are aborted (L5).
+//! Both cores make this very type, so the sender, the brokers and their tests exist once.
+//!
+//! Source: the closed half of Kafka's `MemoryRecordsBuilder` and `ProducerBatch`; BATCH-08, BATCH-19 to BATCH-21.
+
+use std::time::Duration;
+
+use super::completion::Completion;
+use crate::error::{IllegalState, TopicPartition};
+use crate::pool::Lease;
+use crate::primitive::clock::Instant;
+use crate::record::{BATCH_OVERHEAD, HeaderSpec, ProducerState, ProducerStateError, write_batch_header};
+
+/// What an open batch knows when it is sealed.
+#[derive(Debug)]
+pub struct Contents {
+    /// Where it goes.
+    pub topic_partition: TopicPartition,
+    /// Its memory as charged to the pool.
+    pub lease: Lease,
+    /// Its bytes if a record outgrew the lease, which then only stands for the charge (BATCH-07).
+    pub grown: Option<Box<[u8]>>,
+    /// Bytes used, the header's room included.
+    pub len: usize,
+    /// Records in it.
+    pub record_count: u32,
+    /// Timestamp of the first record (FMT-08).
+    pub base_timestamp: i64,
+    /// Largest timestamp (FMT-09).
+    pub max_timestamp: i64,
+    /// Largest upper bound of one of its records (BATCH-10), in bytes.
+    pub max_record_size: usize,
+    /// When it was opened.
+    pub created: Instant,
+    /// Its number in the accumulator's books of unfinished batches.
+    pub id: u64,
+    /// Its result.
+    pub completion: Completion,
+}
+
+/// A batch closed for appends.
+#[derive(Debug)]
+pub struct SealedBatch {
+    contents: Contents,
+    producer: ProducerState,
+    closed: bool,
+    attempts: u32,
+    retry: bool,
+    last_attempt: Instant,
+    drained: Option<Instant>,
+    backoff: Duration,
+}
+
+impl SealedBatch {
+    /// Seals `contents`.
+    pub fn new(contents: Contents) -> Self {
+        Self {
+            last_attempt: contents.created,
+            contents,
+            producer: ProducerState::NONE,
+            closed: false,
+            attempts: 0,
+            retry: false,
+            drained: None,
+            backoff: Duration::ZERO,
+        }
+    }
+
+    /// Where it goes.
+    pub fn topic_partition(&self) -> &TopicPartition {
+        &self.contents.topic_partition
+    }
+
+    /// Its number in the accumulator's books.
+    pub fn id(&self) -> u64 {
+        self.contents.id
+    }
+
+    /// Records in it.
+    pub fn record_count(&self) -> u32 {
+        self.contents.record_count
+    }
+
+    /// Bytes on the wire, header included. Zero records make zero bytes (BATCH-09).
+    pub fn size(&self) -> usize {
+        if self.contents.record_count == 0 { 0 } else { self.contents.len }
+    }
+
+    /// Bytes charged to the pool for it.
+    pub fn charged(&self) -> usize {
+        self.contents.lease.charged()
+    }
+
+    /// Largest upper bound of one of its records, in bytes (BATCH-10).
+    pub fn max_record_size(&self) -> usize {
+        self.contents.max_record_size
+    }
+
+    /// Largest timestamp in it, in milliseconds.
+    pub fn max_timestamp(&self) -> i64 {
+        self.contents.max_timestamp
+    }
+
+    /// When it was opened. Never changes (BATCH-19).
+    pub fn created(&self) -> Instant {
+        self.contents.created
+    }
+
+    /// Its result.
+    pub fn completion(&self) -> &Completion {
+        &self.contents.completion
+    }
+
+    /// Producer id, epoch and base sequence to be written at the close.
+    ///
+    /// # Errors
+    /// [`IllegalState`] once it is closed (BATCH-26).
+    pub fn set_producer_state(&mut self, producer: ProducerState) -> Result<(), IllegalState> {
+        if self.closed {
+            return Err(IllegalState("the batch is closed: its producer state is under the checksum"));
+        }
+        self.producer = producer;
+        Ok(())
+    }
+
+    /// Writes header and checksum. Closing again does nothing (BATCH-08).
+    ///
+    /// # Errors
+    /// [`ProducerStateError`] if the producer state breaks FMT-24.
+    pub fn close(&mut self) -> Result<(), ProducerStateError> {
+        if self.closed {
+            return Ok(());
+        }
+        if self.contents.record_count > 0 {
+            let spec = HeaderSpec {
+                base_timestamp: self.contents.base_timestamp,
+                max_timestamp: self.contents.max_timestamp,
+                records_count: self.contents.record_count,
+                producer: self.producer,
+                ..HeaderSpec::default()
+            };
+            let len = self.contents.len;
+            write_batch_header(&mut self.memory()[..len], &spec)?;
+        }
+        self.closed = true;
+        Ok(())
+    }
+
+    fn memory(&mut self) -> &mut [u8] {
+        match &mut self.contents.grown {
+            Some(grown) => grown,
+            None => &mut self.contents.lease,
+        }
+    }
+
+    /// Whether header and checksum are written.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The batch as it goes over the wire.
+    ///
+    /// # Panics
+    /// If it is not closed.
+    pub fn as_bytes(&self) -> &[u8] {
+        assert!(self.closed, "a batch has no bytes before it is closed");
+        let memory = self.contents.grown.as_deref().unwrap_or(&self.contents.lease);
+        &memory[..self.size()]
+    }
+
+    /// Bytes of the records alone, in use behind the header's room.
+    pub fn records_size(&self) -> usize {
+        self.contents.len - BATCH_OVERHEAD
+    }
+
+    /// Times it was sent and came back with a retriable error.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Whether it was ever put back (BATCH-20). For good.
+    pub fn in_retry(&self) -> bool {
+        self.retry
+    }
+
+    /// Puts it back for another attempt, not before `backoff` has passed (BATCH-20).
+    pub fn reenqueued(&mut self, now: Instant, backoff: Duration) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.last_attempt = self.last_attempt.max(now);
+        self.retry = true;
+        self.backoff = backoff;
+    }
+
+    /// The wait before its next attempt, as drawn when it was put back.
+    pub fn backoff(&self) -> Duration {
+        self.backoff
+    }
+
+    /// Time since the last attempt, or since creation before the first (BATCH-20).
+    pub fn waited(&self, now: Instant) -> Duration {
+        now.saturating_since(self.last_attempt)
+    }
+
+    /// Whether its delivery timeout has passed (BATCH-19).
+    pub fn has_expired(&self, timeout: Duration, now: Instant) -> bool {
+        now.saturating_since(self.contents.created) >= timeout
+    }
+
+    /// Notes that it was drained; the latest drain counts (BATCH-21).
+    pub fn drained(&mut self, now: Instant) {
+        self.drained = Some(self.drained.map_or(now, |before| before.max(now)));
+    }
+
+    /// Time between creation and the latest drain (BATCH-21).
+    pub fn queue_time(&self) -> Option<Duration> {
+        self.drained.map(|at| at.saturating_since(self.contents.created))
+    }
+}
+
+impl AsRef<[u8]> for SealedBatch {
+    /// [`SealedBatch::as_bytes`]: a batch can be the owner of a `bytes::Bytes`.
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}

@@ -1,0 +1,84 @@
+//! What a producer knows of a cluster: a snapshot of topics, partitions and leaders.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::TopicPartition;
+
+/// A broker's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub i32);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.0)
+    }
+}
+
+/// A partition's leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leader {
+    /// Who leads.
+    pub node: NodeId,
+    /// Since which epoch, if known.
+    pub epoch: Option<i32>,
+}
+
+/// One snapshot of the metadata. Immutable: an update makes a new one. Source: Kafka's `Cluster` and `MetadataSnapshot`.
+#[derive(Debug, Clone, Default)]
+pub struct Cluster {
+    topics: HashMap<Arc<str>, Vec<Option<Leader>>>,
+    led: HashMap<NodeId, Vec<TopicPartition>>,
+}
+
+impl Cluster {
+    /// A cluster of `topics`, each with the leader of each of its partitions in order of number, `None` where there is none now.
+    pub fn new(topics: impl IntoIterator<Item = (Arc<str>, Vec<Option<Leader>>)>) -> Self {
+        let mut cluster = Self::default();
+        for (topic, leaders) in topics {
+            for (partition, leader) in (0..).zip(&leaders) {
+                if let Some(leader) = leader {
+                    let led = cluster.led.entry(leader.node).or_default();
+                    led.push(TopicPartition { topic: topic.clone(), partition });
+                }
+            }
+            cluster.topics.insert(topic, leaders);
+        }
+        cluster
+    }
+
+    /// One node that leads every partition of `topics`, given as name and number of partitions.
+    pub fn single_node<'a>(node: NodeId, topics: impl IntoIterator<Item = (&'a str, i32)>) -> Self {
+        let leader = Leader { node, epoch: Some(0) };
+        Self::new(topics.into_iter().map(|(topic, partitions)| {
+            (Arc::from(topic), vec![Some(leader); usize::try_from(partitions).unwrap_or(0)])
+        }))
+    }
+
+    /// The leader of a partition, if it is known and there is one.
+    pub fn leader(&self, topic_partition: &TopicPartition) -> Option<Leader> {
+        let leaders = self.topics.get(&topic_partition.topic)?;
+        *leaders.get(usize::try_from(topic_partition.partition).ok()?)?
+    }
+
+    /// Partitions of a topic, if it is known.
+    pub fn partitions(&self, topic: &str) -> Option<i32> {
+        self.topics.get(topic).and_then(|leaders| i32::try_from(leaders.len()).ok())
+    }
+
+    /// The partitions that `node` leads, always in the same order within a snapshot.
+    pub fn led_by(&self, node: NodeId) -> &[TopicPartition] {
+        self.led.get(&node).map_or(&[], Vec::as_slice)
+    }
+
+    /// Nodes that lead anything.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.led.keys().copied()
+    }
+
+    /// Topics known.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> + '_ {
+        self.topics.keys()
+    }
+}

@@ -1,0 +1,138 @@
+//! What a sender talks to.
+//!
+//! [`Broker`] is the seam between the memory path and the world: requests go in without blocking, responses come out of
+//! [`Broker::poll`], which is the sender's only sleeping place. The embedded broker ([`embedded`]) is the default; a client of a
+//! real cluster will stand behind the same trait.
+
+mod cluster;
+pub mod embedded;
+mod error_code;
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+pub use cluster::{Cluster, Leader, NodeId};
+pub use error_code::ErrorCode;
+
+use crate::batch::SealedBatch;
+use crate::error::TopicPartition;
+use crate::primitive::clock::Instant;
+
+/// How many replicas must have a batch before the broker answers (CFG-10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Acks {
+    /// The broker does not answer at all: a batch completes when it is written to the connection, its offset unknown (SEND-11).
+    None,
+    /// The leader has it.
+    Leader,
+    /// Every in-sync replica has it.
+    #[default]
+    All,
+}
+
+/// Batches for one node. The batches' memory belongs to the request until it comes back (L2).
+#[derive(Debug)]
+pub struct ProduceRequest {
+    /// The sender's number for it.
+    pub id: u64,
+    /// Where it goes.
+    pub node: NodeId,
+    /// How many replicas must have it.
+    pub acks: Acks,
+    /// `request.timeout.ms`: when the transport gives up waiting for the answer.
+    pub timeout: Duration,
+    /// Closed batches, at most one per partition (SEND-06).
+    pub batches: Vec<SealedBatch>,
+}
+
+/// What a broker says of one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionResponse {
+    /// Which partition's batch.
+    pub topic_partition: TopicPartition,
+    /// What became of it.
+    pub error: ErrorCode,
+    /// Offset of its first record, -1 if unknown.
+    pub base_offset: i64,
+    /// The broker's time of the append, where the topic is set so.
+    pub log_append_time: Option<i64>,
+    /// Records at fault, by index in the batch, with the broker's words (SEND-22).
+    pub record_errors: Vec<(u32, Option<Arc<str>>)>,
+    /// The broker's words on the whole batch.
+    pub message: Option<Arc<str>>,
+}
+
+impl PartitionResponse {
+    /// A batch that was written at `base_offset`.
+    pub fn written(topic_partition: TopicPartition, base_offset: i64) -> Self {
+        Self { base_offset, ..Self::refused(topic_partition, ErrorCode::None) }
+    }
+
+    /// A batch that was not written because of `error`.
+    pub fn refused(topic_partition: TopicPartition, error: ErrorCode) -> Self {
+        Self {
+            topic_partition,
+            error,
+            base_offset: -1,
+            log_append_time: None,
+            record_errors: Vec::new(),
+            message: None,
+        }
+    }
+}
+
+/// How a request ended (SEND-10).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The broker answered. A batch that it does not mention counts as not answered.
+    Answered(Vec<PartitionResponse>),
+    /// Written to the connection with [`Acks::None`]: no answer will come.
+    Written,
+    /// No answer within the request's timeout; whether it was written is not known.
+    TimedOut,
+    /// The connection was lost; whether it was written is not known.
+    Disconnected,
+    /// The broker does not know this version of the request.
+    UnsupportedVersion,
+}
+
+/// A request that has ended, its batches handed back.
+#[derive(Debug)]
+pub struct ProduceResponse {
+    /// The request as submitted.
+    pub request: ProduceRequest,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What a sender talks to.
+///
+/// Every submitted request comes back exactly once from [`Broker::poll`], whatever happens to the connection, within its timeout and a little. A
+/// broker that is dropped drops what it still holds, which aborts those records.
+pub trait Broker: fmt::Debug + Send + 'static {
+    /// What is known of topics, partitions and their leaders now. Cheap: a snapshot.
+    fn cluster(&self) -> Arc<Cluster>;
+
+    /// Asks for fresh metadata; a later [`Broker::cluster`] shows it. Does not block.
+    fn request_update(&mut self);
+
+    /// Whether `node` takes a request now; if not, when to ask again (SEND-04).
+    ///
+    /// # Errors
+    /// The time after which to ask again: not connected, throttled, or too many requests in flight.
+    fn ready(&mut self, node: NodeId, now: Instant) -> Result<(), Duration>;
+
+    /// Takes a request for sending. Never blocks.
+    ///
+    /// # Errors
+    /// The request, if its node does not take it now.
+    fn submit(&mut self, request: ProduceRequest, now: Instant) -> Result<(), ProduceRequest>;
+
+    /// Appends ended requests to `responses`, sleeping at most `timeout` if there is none. Returns early when woken.
+    fn poll(&mut self, timeout: Duration, responses: &mut Vec<ProduceResponse>);
+
+    /// A handle that ends a [`Broker::poll`] from any thread. A wake while nobody polls ends the next poll at once.
+    fn waker(&self) -> Waker;
+}

@@ -1,0 +1,129 @@
+//! The buffer pool: a byte budget, a free list, waiters, and the lease.
+//!
+//! A producer's memory is one number, `buffer.memory`. An appender that needs room for a batch asks the pool and gets a
+//! [`Lease`], an owned buffer; when the last owner of the lease drops it - the transport, after the batch was sent - the bytes
+//! are back. Who asks while nothing is left waits, first come first served, at most `max.block.ms`.
+//!
+//! [`BufferPool`] is what both cores implement: the twin in [`crate::mutex`], the lock-free core behind the same trait.
+//! Source: Kafka's `BufferPool`; behaviour by id in `papers/catalogue.md`, POOL-01 to POOL-26.
+
+mod lease;
+
+use std::fmt;
+use std::time::Duration;
+
+pub use lease::{Buffer, Lease, Release, Released};
+
+use crate::primitive::clock::SharedClock;
+
+/// Why the pool gave no memory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// The request can never be met (POOL-02).
+    #[error(
+        "a buffer of {requested} bytes can never be had from a pool of {total} bytes: raise buffer.memory or send smaller records"
+    )]
+    TooLarge {
+        /// Bytes asked for.
+        requested: usize,
+        /// Bytes that the pool has in all.
+        total: u64,
+    },
+    /// Not enough memory came free in time (POOL-09). Kafka's `BufferExhaustedException`; retriable.
+    #[error(
+        "buffer memory exhausted: {requested} bytes did not come free within {max_block:?} ({available} available): the broker takes \
+         less than is sent; raise buffer.memory or max.block.ms, or send less"
+    )]
+    Exhausted {
+        /// Bytes asked for.
+        requested: usize,
+        /// Bytes available when the wait ended.
+        available: u64,
+        /// How long the caller was ready to wait.
+        max_block: Duration,
+    },
+    /// The pool was closed before or while waiting (POOL-19).
+    #[error("the producer was closed while memory was being allocated")]
+    Closed,
+    /// The machine had no memory although the budget had (POOL-18); the reservation was given back.
+    #[error(
+        "the machine has no {requested} bytes of memory left, though buffer.memory allows them: lower buffer.memory"
+    )]
+    OutOfMemory {
+        /// Bytes asked for.
+        requested: usize,
+    },
+}
+
+/// The pool's figures at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolSnapshot {
+    /// All bytes of the pool.
+    pub total: u64,
+    /// Bytes neither pooled, leased nor reserved.
+    pub unallocated: u64,
+    /// Bytes in buffers on the free list.
+    pub pooled: u64,
+    /// Bytes charged to leases.
+    pub leased: u64,
+    /// Bytes that waiters hold for a grant not yet complete.
+    pub reserved: u64,
+    /// Callers blocked now (POOL-22).
+    pub queued: usize,
+    /// Time spent waiting in all, of every waiter, failed waits included (POOL-25).
+    pub wait_time: Duration,
+    /// Waits that ended without memory (POOL-09).
+    pub exhausted: u64,
+}
+
+impl PoolSnapshot {
+    /// Law L1: every byte is in exactly one place.
+    pub fn is_conserved(&self) -> bool {
+        self.unallocated + self.pooled + self.leased + self.reserved == self.total
+    }
+
+    /// Bytes that an allocation could have (POOL-21).
+    pub fn available(&self) -> u64 {
+        self.unallocated + self.pooled
+    }
+}
+
+/// A byte budget that hands out buffers.
+///
+/// The value is the pool's handle. Leases outlive it: the pool's memory goes when the handle and every lease are gone.
+pub trait BufferPool: fmt::Debug + Send + Sync + Sized + 'static {
+    /// Who takes buffers back.
+    type Owner: Release;
+
+    /// A pool of `total` bytes whose recycled buffers have `poolable` bytes each. Allocates nothing (POOL-01).
+    fn new(total: u64, poolable: usize, clock: SharedClock) -> Self;
+
+    /// A buffer of exactly `size` bytes, waiting at most `max_block` for memory (zero: try once, POOL-13).
+    ///
+    /// A recycled buffer still holds its former bytes (POOL-05).
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    fn allocate(&self, size: usize, max_block: Duration) -> Result<Lease<Self::Owner>, PoolError>;
+
+    /// Callers blocked now (POOL-22).
+    fn queued(&self) -> usize;
+
+    /// The pool's figures, all of one instant where the implementation can read them so (the twin can).
+    fn snapshot(&self) -> PoolSnapshot;
+
+    /// All bytes of the pool.
+    fn total(&self) -> u64;
+
+    /// Size of a recycled buffer in bytes.
+    fn poolable(&self) -> usize;
+
+    /// Fails waiters and later requests with [`PoolError::Closed`]; leases may still come back (POOL-19). Idempotent.
+    fn close(&self);
+
+    /// Bytes that an allocation could have (POOL-21).
+    fn available(&self) -> u64 {
+        self.snapshot().available()
+    }
+}
