@@ -2,16 +2,15 @@
 
 use proptest::prelude::*;
 use unlatched::record::varint::{
-    MAX_VARINT_LEN, MAX_VARLONG_LEN, VarintError, read_varint, read_varlong, varint_len,
-    varlong_len, write_varint, write_varlong,
+    MAX_VARINT_LEN, MAX_VARLONG_LEN, VarintError, read_varint, read_varlong, varint_len, varlong_len, write_varint,
+    write_varlong,
 };
 use unlatched::record::{
-    Attributes, BATCH_OVERHEAD, BatchHeader, Codec, DecodeError, DecodedRecord, Field, Header,
-    HeaderSpec, MAX_RECORD_OVERHEAD, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP,
-    ProducerState, ProducerStateError, Record, RecordBatch, RecordError, TimestampType,
-    assign_offset, batch_size_upper_bound, batches, body_size, crc32c, decrement_sequence,
-    encode_record, encode_record_sized, increment_sequence, record_size, record_size_for_body,
-    set_log_append_time, validate_record, write_batch_header,
+    Attributes, BATCH_OVERHEAD, BatchHeader, Codec, DecodeError, DecodedRecord, Field, Header, HeaderSpec,
+    MAX_RECORD_OVERHEAD, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP, ProducerState,
+    ProducerStateError, Record, RecordBatch, RecordError, TimestampType, assign_offset, batch_size_upper_bound,
+    batches, body_size, crc32c, decrement_sequence, encode_record, encode_record_sized, increment_sequence,
+    record_size, record_size_for_body, set_log_append_time, validate_record, write_batch_header,
 };
 
 /// Makes tests of functions, and a list of their names.
@@ -23,12 +22,7 @@ macro_rules! tests {
     };
 }
 
-const IDEMPOTENT: ProducerState = ProducerState {
-    id: 12345,
-    epoch: 5,
-    base_sequence: 7,
-    transactional: false,
-};
+const IDEMPOTENT: ProducerState = ProducerState { id: 12345, epoch: 5, base_sequence: 7, transactional: false };
 
 /// Encodes `records` the way a batch does: deltas against the first, index as offset delta.
 fn encode_records(records: &[Record<'_>]) -> Vec<u8> {
@@ -112,34 +106,22 @@ fn record_error(record: &[u8]) -> DecodeError {
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits
-        .chunks(2)
-        .map(|pair| (pair[0] << 4 | pair[1]) as u8)
-        .collect()
+    digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
 }
 
-const KEY_VALUE: Record<'static> = Record {
-    timestamp: 0,
-    key: Some(b"key"),
-    value: Some(b"value"),
-    headers: &[],
-};
+const KEY_VALUE: Record<'static> = Record { timestamp: 0, key: Some(b"key"), value: Some(b"value"), headers: &[] };
 
 /// FMT-27.
 fn golden_a() -> Vec<u8> {
-    hex(
-        "0000000000000000 00000040 ffffffff 02 1c077701 0000 00000000 0000000000000000
-         0000000000000000 ffffffffffffffff ffff ffffffff 00000001 1c000000066b65790a76616c756500",
-    )
+    hex("0000000000000000 00000040 ffffffff 02 1c077701 0000 00000000 0000000000000000
+         0000000000000000 ffffffffffffffff ffff ffffffff 00000001 1c000000066b65790a76616c756500")
 }
 
 /// FMT-28.
 fn golden_b() -> Vec<u8> {
-    hex(
-        "0000000000000000 0000004c ffffffff 02 9e037c38 0010 00000001 0000015aa050fe25
+    hex("0000000000000000 0000004c ffffffff 02 9e037c38 0010 00000001 0000015aa050fe25
          0000015aa050fe25 0000000000003039 0005 00000007 00000002
-         24000000010a68656c6c6f0402680276026e01 0e000502026b0100",
-    )
+         24000000010a68656c6c6f0402680276026e01 0e000502026b0100")
 }
 
 const GOLDEN_B_TIMESTAMP: i64 = 1_488_748_346_917;
@@ -149,23 +131,9 @@ const GOLDEN_B_RECORDS: [Record<'static>; 2] = [
         timestamp: GOLDEN_B_TIMESTAMP,
         key: None,
         value: Some(b"hello"),
-        headers: &[
-            Header {
-                key: "h",
-                value: Some(b"v"),
-            },
-            Header {
-                key: "n",
-                value: None,
-            },
-        ],
+        headers: &[Header { key: "h", value: Some(b"v") }, Header { key: "n", value: None }],
     },
-    Record {
-        timestamp: GOLDEN_B_TIMESTAMP - 3,
-        key: Some(b"k"),
-        value: None,
-        headers: &[],
-    },
+    Record { timestamp: GOLDEN_B_TIMESTAMP - 3, key: Some(b"k"), value: None, headers: &[] },
 ];
 
 /// An owned record, for generated input.
@@ -179,16 +147,9 @@ struct Owned {
 
 impl Owned {
     fn headers(&self) -> Vec<Header<'_>> {
-        let header =
-            |(key, value): &'_ (String, Option<Vec<u8>>)| (key.as_str().len(), value.is_some());
+        let header = |(key, value): &'_ (String, Option<Vec<u8>>)| (key.as_str().len(), value.is_some());
         let _ = header;
-        self.headers
-            .iter()
-            .map(|(key, value)| Header {
-                key,
-                value: value.as_deref(),
-            })
-            .collect()
+        self.headers.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect()
     }
 }
 
@@ -224,18 +185,8 @@ fn timestamp() -> impl Strategy<Value = i64> {
 
 fn owned_record() -> impl Strategy<Value = Owned> {
     let headers = proptest::collection::vec((".{0,12}", bytes(80)), 0..4);
-    (
-        timestamp(),
-        bytes(200),
-        bytes(20_000).prop_map(shorten),
-        headers,
-    )
-        .prop_map(|(timestamp, key, value, headers)| Owned {
-            timestamp,
-            key,
-            value,
-            headers,
-        })
+    (timestamp(), bytes(200), bytes(20_000).prop_map(shorten), headers)
+        .prop_map(|(timestamp, key, value, headers)| Owned { timestamp, key, value, headers })
 }
 
 /// Keeps most values small and a few large enough for three-byte lengths.
@@ -263,12 +214,7 @@ fn producer() -> impl Strategy<Value = ProducerState> {
     prop_oneof![
         Just(ProducerState::NONE),
         (0..=i64::MAX, 0..=i16::MAX, 0..=i32::MAX, any::<bool>()).prop_map(
-            |(id, epoch, base_sequence, transactional)| ProducerState {
-                id,
-                epoch,
-                base_sequence,
-                transactional
-            }
+            |(id, epoch, base_sequence, transactional)| ProducerState { id, epoch, base_sequence, transactional }
         ),
     ]
 }

@@ -157,6 +157,8 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
 }
 
 /// The sender's face: one owner.
+///
+/// Dropping it ends the accumulator: nobody will ever drain again, so it is closed and every unfinished batch is aborted (GAP-21).
 pub trait SenderView: fmt::Debug + Send + 'static {
     /// Which nodes can be sent to now (ACC-18 to ACC-23).
     fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck;
@@ -183,11 +185,21 @@ pub trait SenderView: fmt::Debug + Send + 'static {
     /// Whether it is muted.
     fn is_muted(&self, topic_partition: &TopicPartition) -> bool;
 
+    /// Strikes the batch numbered `id` out of the books of unfinished batches. Its memory comes back when the batch is dropped, wherever it is.
+    ///
+    /// # Errors
+    /// [`IllegalState`] if it is not in the books: it was ended before (ACC-40).
+    fn strike_out(&mut self, id: u64) -> Result<(), IllegalState>;
+
     /// Ends a settled batch: strikes it out of the books, then returns its memory (ACC-40).
     ///
     /// # Errors
-    /// [`IllegalState`] if it is not in the books: ended twice, or another accumulator's. Its memory is returned all the same.
-    fn deallocate(&mut self, batch: SealedBatch) -> Result<(), IllegalState>;
+    /// As [`SenderView::strike_out`]; the memory is returned all the same.
+    fn deallocate(&mut self, batch: SealedBatch) -> Result<(), IllegalState> {
+        let struck = self.strike_out(batch.id());
+        drop(batch);
+        struck
+    }
 
     /// Aborts every unfinished batch, drained or not (ACC-42). The memory of drained ones comes back when the transport lets go of them.
     fn abort_all(&mut self, error: &SendError);

@@ -151,6 +151,7 @@ fn done() -> *mut Node {
 }
 
 crate::primitive::thread_local! {
+    #[allow(clippy::missing_const_for_thread_local, reason = "loom's thread_local has no const form")]
     static CALLBACKS_RUNNING: Cell<u32> = Cell::new(0);
 }
 
@@ -335,7 +336,7 @@ impl Shared {
 }
 
 /// Runs one callback so that nothing it does reaches the others (BATCH-14, GAP-21).
-pub(crate) fn run_callback(callback: Callback, result: RecordResult) {
+fn run_callback(callback: Callback, result: RecordResult) {
     struct Leave;
     impl Drop for Leave {
         fn drop(&mut self) {
@@ -528,6 +529,11 @@ impl Watch {
     /// Aborts the batch if it is closed and not settled; whether it did.
     pub fn abort(&self, error: SendError) -> bool {
         self.0.shared().settle(FinalState::Aborted, Outcome::Lost { error, record_errors: None }).is_ok()
+    }
+
+    /// Fails the batch if it is closed and not settled; whether it did. For a batch that is not at hand: it is with the transport.
+    pub fn fail(&self, error: SendError) -> bool {
+        self.0.shared().settle(FinalState::Failed, Outcome::Lost { error, record_errors: None }).is_ok()
     }
 
     /// Sleeps until the batch is done, or until `timeout` has passed; whether it is done.

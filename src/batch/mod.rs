@@ -8,7 +8,6 @@
 mod completion;
 mod sealed;
 
-pub(crate) use completion::run_callback;
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
     in_callback, refuse_in_callback,

@@ -52,6 +52,8 @@ pub struct SealedBatch {
     last_attempt: Instant,
     drained: Option<Instant>,
     backoff: Duration,
+    leader_epoch: Option<i32>,
+    attempts_when_leader_changed: u32,
 }
 
 impl SealedBatch {
@@ -66,6 +68,8 @@ impl SealedBatch {
             retry: false,
             drained: None,
             backoff: Duration::ZERO,
+            leader_epoch: None,
+            attempts_when_leader_changed: 0,
         }
     }
 
@@ -207,6 +211,19 @@ impl SealedBatch {
     /// Whether its delivery timeout has passed (BATCH-19).
     pub fn has_expired(&self, timeout: Duration, now: Instant) -> bool {
         now.saturating_since(self.contents.created) >= timeout
+    }
+
+    /// Adopts a leader epoch that is known and newer than the one known so far (BATCH-22).
+    pub fn see_leader_epoch(&mut self, epoch: Option<i32>) {
+        if epoch > self.leader_epoch {
+            self.leader_epoch = epoch;
+            self.attempts_when_leader_changed = self.attempts;
+        }
+    }
+
+    /// Whether a newer leader was seen since the latest failed attempt: then there is nothing to back off from (BATCH-22, ACC-23).
+    pub fn leader_changed_for_retry(&self) -> bool {
+        self.attempts > 0 && self.attempts == self.attempts_when_leader_changed
     }
 
     /// Notes that it was drained; the latest drain counts (BATCH-21).

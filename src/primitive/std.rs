@@ -4,10 +4,52 @@ pub use std::sync::Arc;
 pub use std::thread_local;
 
 /// Atomics and fences.
+///
+/// The types are new ones around std's, so that clippy's `disallowed-types` can tell an atomic that came through the switch from one that did
+/// not.
 pub mod atomic {
-    pub use std::sync::atomic::{
-        AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-    };
+    pub use std::sync::atomic::Ordering;
+
+    macro_rules! switched {
+        ($($name:ident $(<$parameter:ident>)? of $value:ty;)*) => {$(
+            /// std's atomic of this name.
+            #[derive(Debug)]
+            #[repr(transparent)]
+            pub struct $name $(<$parameter>)? (std::sync::atomic::$name $(<$parameter>)?);
+
+            impl $(<$parameter>)? $name $(<$parameter>)? {
+                /// An atomic holding `value`.
+                pub const fn new(value: $value) -> Self {
+                    Self(std::sync::atomic::$name::new(value))
+                }
+            }
+
+            impl $(<$parameter>)? std::ops::Deref for $name $(<$parameter>)? {
+                type Target = std::sync::atomic::$name $(<$parameter>)?;
+
+                #[inline(always)]
+                fn deref(&self) -> &Self::Target {
+                    &self.0
+                }
+            }
+        )*};
+    }
+
+    switched! {
+        AtomicBool of bool;
+        AtomicI64 of i64;
+        AtomicPtr<T> of *mut T;
+        AtomicU8 of u8;
+        AtomicU32 of u32;
+        AtomicU64 of u64;
+        AtomicUsize of usize;
+    }
+
+    /// A fence; see [`std::sync::atomic::fence`].
+    #[inline(always)]
+    pub fn fence(order: Ordering) {
+        std::sync::atomic::fence(order);
+    }
 }
 
 /// Cells whose every access is checked under loom.

@@ -20,9 +20,7 @@ mod tests {
     /// One bit at a time, reflected polynomial 0x1edc6f41.
     fn bitwise(bytes: &[u8]) -> u32 {
         !bytes.iter().fold(!0_u32, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-                (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))
-            })
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
         })
     }
 

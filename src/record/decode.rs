@@ -8,8 +8,8 @@ use super::crc::crc32c;
 use super::entry::Header;
 use super::error::{DecodeError, Field};
 use super::header::{
-    ATTRIBUTES, BATCH_LENGTH, BATCH_OVERHEAD, BatchHeader, Codec, LENGTH_END, MAGIC, MAGIC_AT,
-    NO_SEQUENCE, TimestampType,
+    ATTRIBUTES, BATCH_LENGTH, BATCH_OVERHEAD, BatchHeader, Codec, LENGTH_END, MAGIC, MAGIC_AT, NO_SEQUENCE,
+    TimestampType,
 };
 use super::sequence::increment_sequence;
 use super::varint::{VarintError, read_varint, read_varlong};
@@ -42,10 +42,7 @@ impl<'a> RecordBatch<'a> {
     /// assert!(RecordBatch::peek_len(&[0; 12]).is_err());
     /// ```
     pub fn peek_len(bytes: &[u8]) -> Result<Option<usize>, DecodeError> {
-        let Some(length) = bytes
-            .get(BATCH_LENGTH)
-            .and_then(|field| field.try_into().ok())
-        else {
+        let Some(length) = bytes.get(BATCH_LENGTH).and_then(|field| field.try_into().ok()) else {
             return Ok(None);
         };
         let batch_length = i32::from_be_bytes(length);
@@ -75,35 +72,20 @@ impl<'a> RecordBatch<'a> {
             return Err(DecodeError::UnsupportedMagic { magic: magic as i8 });
         }
         let needed = Self::peek_len(bytes)?.unwrap_or(BATCH_OVERHEAD);
-        let truncated = DecodeError::Truncated {
-            needed,
-            available: bytes.len(),
-        };
+        let truncated = DecodeError::Truncated { needed, available: bytes.len() };
         let (batch, rest) = bytes.split_at_checked(needed).ok_or(truncated)?;
         let header = BatchHeader::from_bytes(batch.first_chunk().ok_or(truncated)?);
 
         let computed = crc32c(&batch[ATTRIBUTES.start..]);
         if computed != header.crc {
-            return Err(DecodeError::CrcMismatch {
-                stored: header.crc,
-                computed,
-            });
+            return Err(DecodeError::CrcMismatch { stored: header.crc, computed });
         }
         let id = header.attributes.codec_id();
         let codec = Codec::from_id(id).ok_or(DecodeError::UnknownCodec { id })?;
         if header.records_count < 0 {
-            return Err(DecodeError::NegativeRecordsCount {
-                count: header.records_count,
-            });
+            return Err(DecodeError::NegativeRecordsCount { count: header.records_count });
         }
-        Ok((
-            RecordBatch {
-                header,
-                codec,
-                bytes: batch,
-            },
-            rest,
-        ))
+        Ok((RecordBatch { header, codec, bytes: batch }, rest))
     }
 
     /// The header's fields.
@@ -127,9 +109,7 @@ impl<'a> RecordBatch<'a> {
     /// Offset of the last record; after compaction, of the last one there was.
     #[inline]
     pub fn last_offset(&self) -> i64 {
-        self.header
-            .base_offset
-            .wrapping_add(i64::from(self.header.last_offset_delta))
+        self.header.base_offset.wrapping_add(i64::from(self.header.last_offset_delta))
     }
 
     /// Sequence of the last record, or [`NO_SEQUENCE`].
@@ -142,10 +122,7 @@ impl<'a> RecordBatch<'a> {
     /// it set one. Kafka: `DefaultRecordBatch.deleteHorizonMs`.
     #[inline]
     pub fn delete_horizon(&self) -> Option<i64> {
-        self.header
-            .attributes
-            .has_delete_horizon()
-            .then_some(self.header.base_timestamp)
+        self.header.attributes.has_delete_horizon().then_some(self.header.base_timestamp)
     }
 
     /// Bytes of the whole batch, header included.
@@ -175,10 +152,7 @@ impl<'a> RecordBatch<'a> {
     pub fn records(&self) -> Records<'a> {
         Records {
             batch: *self,
-            cursor: Cursor {
-                bytes: self.bytes,
-                at: BATCH_OVERHEAD,
-            },
+            cursor: Cursor { bytes: self.bytes, at: BATCH_OVERHEAD },
             found: 0,
             least_delta: 0,
             done: false,
@@ -198,11 +172,7 @@ impl<'a> RecordBatch<'a> {
 /// Sequence of the record with this offset delta.
 #[inline]
 fn sequence_of(header: &BatchHeader, offset_delta: i32) -> i32 {
-    if header.base_sequence >= 0 {
-        increment_sequence(header.base_sequence, offset_delta as u32)
-    } else {
-        NO_SEQUENCE
-    }
+    if header.base_sequence >= 0 { increment_sequence(header.base_sequence, offset_delta as u32) } else { NO_SEQUENCE }
 }
 
 /// A record as it was read. It borrows from the bytes given to the decoder.
@@ -243,27 +213,18 @@ impl<'a> Records<'a> {
     fn step(&mut self) -> Result<Option<DecodedRecord<'a>>, DecodeError> {
         let declared = self.batch.header.records_count;
         if self.batch.codec != Codec::None {
-            return Err(DecodeError::UnsupportedCodec {
-                codec: self.batch.codec,
-            });
+            return Err(DecodeError::UnsupportedCodec { codec: self.batch.codec });
         }
         let left = self.cursor.left();
         if self.found == declared {
             return if left == 0 {
                 Ok(None)
             } else {
-                Err(DecodeError::ExcessBytes {
-                    declared,
-                    position: self.cursor.at,
-                    extra: left,
-                })
+                Err(DecodeError::ExcessBytes { declared, position: self.cursor.at, extra: left })
             };
         }
         if left == 0 {
-            return Err(DecodeError::MissingRecords {
-                declared,
-                found: self.found,
-            });
+            return Err(DecodeError::MissingRecords { declared, found: self.found });
         }
         let record = self.read_record()?;
         self.found += 1;
@@ -283,12 +244,7 @@ impl<'a> Records<'a> {
         let most = header.last_offset_delta;
         if i64::from(delta) < self.least_delta || delta > most {
             let (position, least) = (delta_at, self.least_delta);
-            return Err(DecodeError::OffsetDeltaOutOfRange {
-                position,
-                delta,
-                least,
-                most,
-            });
+            return Err(DecodeError::OffsetDeltaOutOfRange { position, delta, least, most });
         }
         let key = body.nullable(Field::Key)?;
         let value = body.nullable(Field::Value)?;
@@ -357,13 +313,7 @@ impl<'a> Headers<'a> {
     /// The headers in order.
     #[inline]
     pub fn iter(&self) -> HeaderIter<'a> {
-        HeaderIter {
-            cursor: Cursor {
-                bytes: self.bytes,
-                at: 0,
-            },
-            left: self.count,
-        }
+        HeaderIter { cursor: Cursor { bytes: self.bytes, at: 0 }, left: self.count }
     }
 }
 
@@ -476,20 +426,12 @@ impl<'a> Cursor<'a> {
 
     /// The error for a field that needs more bytes than are left.
     fn too_long(&self, field: Field, needed: usize) -> DecodeError {
-        DecodeError::FieldTooLong {
-            field,
-            position: self.at,
-            needed,
-            available: self.left(),
-        }
+        DecodeError::FieldTooLong { field, position: self.at, needed, available: self.left() }
     }
 
     #[inline]
     fn take(&mut self, field: Field, len: usize) -> Result<&'a [u8], DecodeError> {
-        let taken = self
-            .rest()
-            .get(..len)
-            .ok_or_else(|| self.too_long(field, len))?;
+        let taken = self.rest().get(..len).ok_or_else(|| self.too_long(field, len))?;
         self.at += len;
         Ok(taken)
     }
@@ -515,21 +457,14 @@ impl<'a> Cursor<'a> {
 
     /// Moves over a number that was read, or turns its error into one with a place.
     #[inline]
-    fn number<T>(
-        &mut self,
-        field: Field,
-        read: Result<(T, usize), VarintError>,
-    ) -> Result<T, DecodeError> {
+    fn number<T>(&mut self, field: Field, read: Result<(T, usize), VarintError>) -> Result<T, DecodeError> {
         match read {
             Ok((value, len)) => {
                 self.at += len;
                 Ok(value)
             }
             Err(VarintError::Truncated) => Err(self.too_long(field, self.left() + 1)),
-            Err(VarintError::TooLong) => Err(DecodeError::InvalidVarint {
-                field,
-                position: self.at,
-            }),
+            Err(VarintError::TooLong) => Err(DecodeError::InvalidVarint { field, position: self.at }),
         }
     }
 
@@ -541,11 +476,7 @@ impl<'a> Cursor<'a> {
             -1 => Ok(None),
             length => match usize::try_from(length) {
                 Ok(length) => Ok(Some(length)),
-                Err(_) => Err(DecodeError::InvalidLength {
-                    field,
-                    position,
-                    length,
-                }),
+                Err(_) => Err(DecodeError::InvalidLength { field, position, length }),
             },
         }
     }
@@ -555,11 +486,7 @@ impl<'a> Cursor<'a> {
     fn required_length(&mut self, field: Field) -> Result<usize, DecodeError> {
         let position = self.at;
         let length = self.length(field)?;
-        length.ok_or(DecodeError::InvalidLength {
-            field,
-            position,
-            length: -1,
-        })
+        length.ok_or(DecodeError::InvalidLength { field, position, length: -1 })
     }
 
     #[inline]
@@ -576,10 +503,7 @@ impl<'a> Cursor<'a> {
         let len = self.required_length(Field::Body)?;
         let start = self.at;
         self.take(Field::Body, len)?;
-        Ok(Cursor {
-            bytes: &self.bytes[..self.at],
-            at: start,
-        })
+        Ok(Cursor { bytes: &self.bytes[..self.at], at: start })
     }
 
     /// Checks and moves over the header count and the headers.
@@ -592,21 +516,14 @@ impl<'a> Cursor<'a> {
         let count = match usize::try_from(count) {
             Ok(count) if count <= available / 2 => count,
             _ => {
-                return Err(DecodeError::InvalidHeaderCount {
-                    position,
-                    count,
-                    available,
-                });
+                return Err(DecodeError::InvalidHeaderCount { position, count, available });
             }
         };
         let start = self.at;
         for _ in 0..count {
             self.header()?;
         }
-        Ok(Headers {
-            bytes: &self.bytes[start..self.at],
-            count,
-        })
+        Ok(Headers { bytes: &self.bytes[start..self.at], count })
     }
 
     fn header(&mut self) -> Result<Header<'a>, DecodeError> {

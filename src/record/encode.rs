@@ -7,8 +7,8 @@ use super::crc::crc32c;
 use super::entry::Record;
 use super::error::ProducerStateError;
 use super::header::{
-    ATTRIBUTES, Attributes, BASE_OFFSET, BATCH_OVERHEAD, BatchHeader, CRC, HeaderSpec, LENGTH_END,
-    MAGIC, MAX_TIMESTAMP, NO_PARTITION_LEADER_EPOCH, PARTITION_LEADER_EPOCH, TimestampType, field,
+    ATTRIBUTES, Attributes, BASE_OFFSET, BATCH_OVERHEAD, BatchHeader, CRC, HeaderSpec, LENGTH_END, MAGIC,
+    MAX_TIMESTAMP, NO_PARTITION_LEADER_EPOCH, PARTITION_LEADER_EPOCH, TimestampType, field,
 };
 use super::size::body_size;
 use super::varint::{write_unsigned, write_varlong};
@@ -36,12 +36,7 @@ use super::varint::{write_unsigned, write_varlong};
 /// assert_eq!(&buf, b"\x1c\0\0\0\x06key\x0avalue\0\xff");
 /// ```
 #[inline]
-pub fn encode_record(
-    buf: &mut [u8],
-    offset_delta: u32,
-    timestamp_delta: i64,
-    record: &Record<'_>,
-) -> usize {
+pub fn encode_record(buf: &mut [u8], offset_delta: u32, timestamp_delta: i64, record: &Record<'_>) -> usize {
     let body_size = body_size(offset_delta, timestamp_delta, record.payload_size());
     encode_record_sized(buf, body_size, offset_delta, timestamp_delta, record)
 }
@@ -75,11 +70,7 @@ pub fn encode_record_sized(
         out.bytes(header.key.as_bytes());
         out.nullable(header.value);
     }
-    debug_assert_eq!(
-        out.at - body_start,
-        body_size,
-        "the body size given is not the record's"
-    );
+    debug_assert_eq!(out.at - body_start, body_size, "the body size given is not the record's");
     out.at
 }
 
@@ -143,16 +134,10 @@ impl Writer<'_> {
 /// `spec.records_count` is not in `1..=i32::MAX`.
 pub fn write_batch_header(buf: &mut [u8], spec: &HeaderSpec) -> Result<(), ProducerStateError> {
     spec.producer.validate()?;
-    assert!(
-        buf.len() >= BATCH_OVERHEAD,
-        "a batch header needs {BATCH_OVERHEAD} bytes"
-    );
+    assert!(buf.len() >= BATCH_OVERHEAD, "a batch header needs {BATCH_OVERHEAD} bytes");
     let batch_length = i32::try_from(buf.len() - LENGTH_END).expect("batch longer than 2 GiB");
     let records_count = i32::try_from(spec.records_count).expect("more than 2^31 - 1 records");
-    assert!(
-        records_count > 0,
-        "a batch without records is never written"
-    );
+    assert!(records_count > 0, "a batch without records is never written");
     let header = BatchHeader {
         base_offset: 0,
         batch_length,
@@ -222,10 +207,7 @@ mod tests {
     fn fmt_14_first_byte_of_a_record_is_never_zero() {
         let value = vec![7; 70_000];
         for len in (0..300).chain([8_190, 16_370, 16_383, 16_384, 65_536, 70_000]) {
-            let record = Record {
-                value: Some(&value[..len]),
-                ..Record::default()
-            };
+            let record = Record { value: Some(&value[..len]), ..Record::default() };
             for index in [0, 64, 8_192] {
                 let mut buf = vec![0; record_size(index, 0, &record)];
                 encode_record(&mut buf, index, 0, &record);
@@ -243,33 +225,18 @@ mod tests {
 
     #[test]
     fn fmt_14_a_buffer_one_byte_short_panics_and_an_exact_one_does_not() {
-        let headers = [Header {
-            key: "h",
-            value: Some(b"v"),
-        }];
+        let headers = [Header { key: "h", value: Some(b"v") }];
         let records = [
-            Record {
-                key: Some(b"k"),
-                value: Some(b"v"),
-                headers: &headers,
-                ..Record::default()
-            },
-            Record {
-                headers: &[Header {
-                    key: "h",
-                    value: None,
-                }],
-                ..Record::default()
-            },
+            Record { key: Some(b"k"), value: Some(b"v"), headers: &headers, ..Record::default() },
+            Record { headers: &[Header { key: "h", value: None }], ..Record::default() },
             Record::default(),
         ];
         for record in &records {
             let size = record_size(0, 0, record);
             assert_eq!(encode_record(&mut vec![0; size], 0, 0, record), size);
             let mut short = vec![0; size - 1];
-            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                encode_record(&mut short, 0, 0, record)
-            }));
+            let panicked =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| encode_record(&mut short, 0, 0, record)));
             assert!(panicked.is_err(), "{record:?}");
         }
     }
@@ -283,20 +250,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "2^31 - 1 records")]
     fn fmt_13_a_count_above_the_32_bit_range_panics() {
-        let spec = HeaderSpec {
-            records_count: 1 << 31,
-            ..HeaderSpec::default()
-        };
+        let spec = HeaderSpec { records_count: 1 << 31, ..HeaderSpec::default() };
         let _ = write_batch_header(&mut [0; BATCH_OVERHEAD], &spec);
     }
 
     #[test]
     #[should_panic(expected = "needs 61 bytes")]
     fn fmt_13_a_buffer_shorter_than_the_header_panics() {
-        let spec = HeaderSpec {
-            records_count: 1,
-            ..HeaderSpec::default()
-        };
+        let spec = HeaderSpec { records_count: 1, ..HeaderSpec::default() };
         let _ = write_batch_header(&mut [0; BATCH_OVERHEAD - 1], &spec);
     }
 }

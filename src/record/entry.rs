@@ -49,9 +49,7 @@ pub struct Record<'a> {
 pub fn validate_record(record: &Record<'_>) -> Result<(), RecordError> {
     // No timestamp is -1, so everything from there upwards is valid.
     if record.timestamp < NO_TIMESTAMP {
-        return Err(RecordError::InvalidTimestamp {
-            timestamp: record.timestamp,
-        });
+        return Err(RecordError::InvalidTimestamp { timestamp: record.timestamp });
     }
     let bound = batch_size_upper_bound(record);
     if bound > i32::MAX as usize {

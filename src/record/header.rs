@@ -142,11 +142,7 @@ impl Attributes {
     /// Where the records' timestamps come from.
     #[inline]
     pub const fn timestamp_type(self) -> TimestampType {
-        if self.has(Self::LOG_APPEND_TIME) {
-            TimestampType::LogAppendTime
-        } else {
-            TimestampType::CreateTime
-        }
+        if self.has(Self::LOG_APPEND_TIME) { TimestampType::LogAppendTime } else { TimestampType::CreateTime }
     }
 
     /// Whether the batch is part of a transaction.
@@ -178,10 +174,7 @@ impl Attributes {
     #[inline]
     #[must_use]
     pub const fn with_timestamp_type(self, timestamp_type: TimestampType) -> Self {
-        self.with(
-            Self::LOG_APPEND_TIME,
-            matches!(timestamp_type, TimestampType::LogAppendTime),
-        )
+        self.with(Self::LOG_APPEND_TIME, matches!(timestamp_type, TimestampType::LogAppendTime))
     }
 
     const fn has(self, bit: u16) -> bool {
@@ -307,18 +300,9 @@ impl ProducerState {
     ///
     /// Kafka: `MemoryRecordsBuilder.validateProducerState`.
     pub const fn validate(&self) -> Result<(), ProducerStateError> {
-        let ProducerState {
-            id,
-            epoch,
-            base_sequence,
-            transactional,
-        } = *self;
+        let ProducerState { id, epoch, base_sequence, transactional } = *self;
         if id == NO_PRODUCER_ID {
-            return if transactional {
-                Err(ProducerStateError::TransactionalWithoutId)
-            } else {
-                Ok(())
-            };
+            return if transactional { Err(ProducerStateError::TransactionalWithoutId) } else { Ok(()) };
         }
         if id < 0 {
             Err(ProducerStateError::InvalidId { id })

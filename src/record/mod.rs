@@ -114,17 +114,12 @@ pub mod varint;
 
 pub use crc::crc32c;
 pub use decode::{Batches, DecodedRecord, HeaderIter, Headers, RecordBatch, Records, batches};
-pub use encode::{
-    assign_offset, encode_record, encode_record_sized, set_log_append_time, write_batch_header,
-};
+pub use encode::{assign_offset, encode_record, encode_record_sized, set_log_append_time, write_batch_header};
 pub use entry::{Header, Record, validate_record};
 pub use error::{DecodeError, Field, ProducerStateError, RecordError};
 pub use header::{
-    Attributes, BATCH_OVERHEAD, BatchHeader, Codec, HeaderSpec, LENGTH_END, MAGIC,
-    NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP,
-    ProducerState, TimestampType,
+    Attributes, BATCH_OVERHEAD, BatchHeader, Codec, HeaderSpec, LENGTH_END, MAGIC, NO_PARTITION_LEADER_EPOCH,
+    NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP, ProducerState, TimestampType,
 };
 pub use sequence::{decrement_sequence, increment_sequence};
-pub use size::{
-    MAX_RECORD_OVERHEAD, batch_size_upper_bound, body_size, record_size, record_size_for_body,
-};
+pub use size::{MAX_RECORD_OVERHEAD, batch_size_upper_bound, body_size, record_size, record_size_for_body};

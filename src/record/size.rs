@@ -59,11 +59,7 @@ pub const fn record_size_for_body(body_size: usize) -> usize {
 /// ```
 #[inline]
 pub fn record_size(offset_delta: u32, timestamp_delta: i64, record: &Record<'_>) -> usize {
-    record_size_for_body(body_size(
-        offset_delta,
-        timestamp_delta,
-        record.payload_size(),
-    ))
+    record_size_for_body(body_size(offset_delta, timestamp_delta, record.payload_size()))
 }
 
 /// The most bytes that a batch with `record` alone can take, uncompressed.
@@ -92,8 +88,7 @@ impl Record<'_> {
             .saturating_add(nullable_size(self.value))
             .saturating_add(length_len(self.headers.len()));
         self.headers.iter().fold(fields, |sum, header| {
-            sum.saturating_add(nullable_size(Some(header.key.as_bytes())))
-                .saturating_add(nullable_size(header.value))
+            sum.saturating_add(nullable_size(Some(header.key.as_bytes()))).saturating_add(nullable_size(header.value))
         })
     }
 
@@ -109,7 +104,6 @@ impl Record<'_> {
     /// [`size_upper_bound`](Self::size_upper_bound), without the length varint.
     #[inline]
     pub fn body_upper_bound(&self) -> usize {
-        self.payload_size()
-            .saturating_add(MAX_RECORD_OVERHEAD - MAX_VARINT_LEN)
+        self.payload_size().saturating_add(MAX_RECORD_OVERHEAD - MAX_VARINT_LEN)
     }
 }

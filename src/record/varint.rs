@@ -143,9 +143,7 @@ pub fn read_varlong(bytes: &[u8]) -> Result<(i64, usize), VarintError> {
 
 /// Reads up to `MAX` groups; the last possible one must not exceed `LAST`.
 #[inline]
-fn read_unsigned<const MAX: usize, const LAST: u8>(
-    bytes: &[u8],
-) -> Result<(u64, usize), VarintError> {
+fn read_unsigned<const MAX: usize, const LAST: u8>(bytes: &[u8]) -> Result<(u64, usize), VarintError> {
     let mut value = 0;
     for (index, &byte) in bytes.iter().take(MAX).enumerate() {
         if index + 1 == MAX && byte > LAST {
@@ -184,10 +182,7 @@ mod tests {
                 let mut buf = [0xaa; 11];
                 let len = write_unsigned(&mut buf, value);
                 assert_eq!(len, unsigned_len(value), "{value}");
-                assert!(
-                    buf[..len - 1].iter().all(|byte| byte & 0x80 != 0),
-                    "{value}"
-                );
+                assert!(buf[..len - 1].iter().all(|byte| byte & 0x80 != 0), "{value}");
                 assert_eq!(buf[len - 1] & 0x80, 0, "{value}");
                 assert!(buf[len..].iter().all(|&byte| byte == 0xaa), "{value}");
             }
@@ -196,14 +191,7 @@ mod tests {
 
     #[test]
     fn fmt_16_zigzag_puts_the_sign_in_the_lowest_bit() {
-        for (signed, unsigned) in [
-            (0, 0),
-            (-1, 1),
-            (1, 2),
-            (-2, 3),
-            (i64::MAX, u64::MAX - 1),
-            (i64::MIN, u64::MAX),
-        ] {
+        for (signed, unsigned) in [(0, 0), (-1, 1), (1, 2), (-2, 3), (i64::MAX, u64::MAX - 1), (i64::MIN, u64::MAX)] {
             assert_eq!(zigzag(signed), unsigned);
             assert_eq!(unzigzag(unsigned), signed);
         }

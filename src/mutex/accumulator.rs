@@ -1,0 +1,546 @@
+//! The twin's accumulator: a lock around each partition's deque, held by appenders while they encode and by the sender while it looks.
+//!
+//! Source: Kafka's `RecordAccumulator` (`append`, `ready`, `drain`, `reenqueue`, `expiredBatches`, `beginFlush`, `awaitFlushCompletion`,
+//! `abortBatches`, `abortIncompleteBatches`, `close`) and `IncompleteBatches`.
+//!
+//! # What is where
+//! A partition's [`Queue`] is under its own lock: batches closed for appends, oldest first, then the open one. The books of unfinished batches are
+//! under a lock of their own (GAP-32). What only the sender needs is in [`MutexView`], without a lock.
+//!
+//! # Why no record slips in after a graceful close (ACC-48)
+//! An append tests `closed` and pushes in one critical section of its queue. `close` stores `closed` before it returns, and the sender's last look takes
+//! every queue's lock after that. So an append whose section comes before the look is seen by it, and one that comes after finds `closed`.
+//!
+//! # Appends in progress (ACC-01)
+//! A forced close repeats its abort while an append may still push. Kafka counts every append in and out of one shared atomic; here only those count
+//! themselves that leave the lock without having appended, before they leave it. One that has not taken the lock yet will find `closed`. So nothing is counted
+//! per record, and nothing escapes.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::batch::MutexBatch;
+use super::partition_map::{CopyOnWriteMap, EntryHandle};
+use super::pool::MutexPool;
+use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView};
+use crate::batch::{OpenBatch, Placed, Reply, SealedBatch, Watch, refuse_in_callback};
+use crate::broker::{Cluster, Leader, NodeId};
+use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
+use crate::partition_map::PartitionMap;
+use crate::pool::{BufferPool, PoolSnapshot};
+use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::primitive::clock::{Instant, SharedClock};
+use crate::primitive::lock::{LockFamily, Mutex};
+use crate::primitive::random::Random;
+use crate::primitive::{step, thread};
+use crate::record::{Record, batch_size_upper_bound, validate_record};
+
+/// A partition's batches, oldest first.
+#[derive(Debug, Default)]
+struct Queue {
+    sealed: VecDeque<SealedBatch>,
+    open: Option<MutexBatch>,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.sealed.len() + usize::from(self.open.is_some())
+    }
+
+    /// Appends to the tail, or closes the tail for appends if it has no room (ACC-02).
+    #[inline]
+    fn try_append(&mut self, record: &Record<'_>, reply: Reply) -> Result<Appended, Reply> {
+        let Some(open) = &mut self.open else { return Err(reply) };
+        match open.try_append(record, reply) {
+            Ok(Placed { future, bytes }) => {
+                let batch_is_full = !self.sealed.is_empty() || open.is_full();
+                Ok(Appended { future, batch_is_full, new_batch: false, bytes })
+            }
+            Err(reply) => {
+                self.seal_tail();
+                Err(reply)
+            }
+        }
+    }
+
+    fn seal_tail(&mut self) {
+        self.sealed.extend(self.open.take().map(OpenBatch::seal));
+    }
+
+    /// Takes the head, closing it for appends if it is the open batch.
+    fn pop(&mut self) -> Option<SealedBatch> {
+        if self.sealed.is_empty() {
+            self.seal_tail();
+        }
+        self.sealed.pop_front()
+    }
+
+    fn head_created(&self) -> Option<Instant> {
+        self.sealed.front().map(SealedBatch::created).or(self.open.as_ref().map(OpenBatch::created))
+    }
+
+    fn head_size(&self) -> usize {
+        match (self.sealed.front(), &self.open) {
+            (Some(sealed), _) => sealed.size(),
+            (None, Some(open)) => open.estimated_size(),
+            (None, None) => 0,
+        }
+    }
+}
+
+/// A partition: its lock and what is under it.
+pub struct Partition<F: LockFamily> {
+    topic_partition: TopicPartition,
+    queue: F::Mutex<Queue>,
+}
+
+/// The handle of a partition of the twin.
+pub type MutexPartition<F> = EntryHandle<Partition<F>>;
+
+/// The twin's accumulator.
+pub struct MutexAccumulator<F: LockFamily> {
+    config: AccumulatorConfig,
+    clock: SharedClock,
+    pool: MutexPool<F>,
+    map: CopyOnWriteMap<Partition<F>, F>,
+    closed: AtomicBool,
+    flushes: AtomicUsize,
+    /// Appends that have left their queue's lock to get memory and may still push.
+    appending: AtomicUsize,
+    next_id: AtomicU64,
+    incomplete: F::Mutex<HashMap<u64, Watch>>,
+}
+
+/// Counts one append in progress; its drop counts it out.
+struct Appending<'a>(&'a AtomicUsize);
+
+impl Drop for Appending<'_> {
+    fn drop(&mut self) {
+        // Release pairs with the Acquire load in `abort_incomplete`: if it reads our end, it also sees what we pushed or gave back; if it reads the
+        // count before, it goes round again.
+        self.0.fetch_sub(1, Release);
+    }
+}
+
+/// Ends a flush, whatever happens.
+struct Flushing<'a>(&'a AtomicUsize);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        // Relaxed: the counter only makes batches sendable earlier; a sender that reads it late or early is right either way.
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl<F: LockFamily> MutexAccumulator<F> {
+    fn batch_size(&self) -> usize {
+        self.config.batch_size.max(1)
+    }
+
+    /// ACC-03 and ACC-04: memory without the lock, then the lock and the second look.
+    #[cold]
+    fn append_to_new_batch(
+        &self,
+        partition: &Partition<F>,
+        record: &Record<'_>,
+        reply: Reply,
+        max_block: Duration,
+    ) -> Result<Appended, AppendError> {
+        let size = self.batch_size().max(batch_size_upper_bound(record));
+        step("accumulator.allocate");
+        // Dropped, if not used, after the lock and before the append is counted out.
+        let lease = self.pool.allocate(size, max_block)?.erase();
+        let now = self.clock.now();
+        step("accumulator.second-look");
+        let mut queue = partition.queue.lock();
+        // Acquire: see `append`.
+        if self.closed.load(Acquire) {
+            drop(queue);
+            return Err(AppendError::Closed);
+        }
+        let reply = match queue.try_append(record, reply) {
+            Ok(appended) => {
+                drop(queue);
+                return Ok(appended);
+            }
+            Err(reply) => reply,
+        };
+        // Relaxed: the number need only be its own.
+        let id = self.next_id.fetch_add(1, Relaxed);
+        let mut batch = MutexBatch::open(partition.topic_partition.clone(), id, lease, now);
+        self.incomplete.lock().insert(id, batch.watch());
+        let Ok(Placed { future, .. }) = batch.try_append(record, reply) else {
+            unreachable!("an empty batch takes any record (BATCH-02)")
+        };
+        let bytes = batch.estimated_size();
+        let batch_is_full = !queue.sealed.is_empty() || batch.is_full();
+        queue.open = Some(batch);
+        Ok(Appended { future, batch_is_full, new_batch: true, bytes })
+    }
+
+    fn strike_out(&self, id: u64) -> Result<(), IllegalState> {
+        match self.incomplete.lock().remove(&id) {
+            Some(_) => Ok(()),
+            None => Err(IllegalState("the batch is not among the unfinished ones: it was ended before")),
+        }
+    }
+
+    /// ACC-42.
+    fn abort_all(&self, error: &SendError) {
+        let mut taken = Vec::new();
+        self.map.for_each(|_, partition| {
+            let mut queue = partition.queue.lock();
+            queue.seal_tail();
+            taken.extend(queue.sealed.drain(..));
+        });
+        // Outside of every lock: callbacks run here.
+        for batch in taken {
+            // Settled already, by a transport that dropped it: as good.
+            let _ = batch.completion().abort(error.clone());
+            let _ = self.strike_out(batch.id());
+        }
+        // Drained ones: their memory comes back from the transport, their records end now. A batch that is still open here was pushed behind us; it
+        // cannot be settled yet, stays in the books, and the next round takes it.
+        let in_flight: Vec<_> = self.incomplete.lock().iter().map(|(id, watch)| (*id, watch.clone())).collect();
+        for (id, watch) in in_flight {
+            if watch.abort(error.clone()) || watch.is_done() {
+                let _ = self.strike_out(id);
+            }
+        }
+    }
+
+    /// ACC-44. Kafka spins here, and so does the twin (GAP-19).
+    fn abort_incomplete(&self, error: &SendError) {
+        loop {
+            self.abort_all(error);
+            // Acquire pairs with the Release in `Appending::drop`. An append that we do not see counted has not left its queue's lock yet, and
+            // will find `closed`; see the module's head.
+            if self.appending.load(Acquire) == 0 {
+                break;
+            }
+            thread::yield_now();
+        }
+        self.abort_all(error);
+        self.map.clear();
+    }
+}
+
+impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
+    const NAME: &'static str = F::NAME;
+    type Partition = MutexPartition<F>;
+    type View = MutexView<F>;
+
+    fn new(config: AccumulatorConfig, clock: SharedClock) -> (Arc<Self>, MutexView<F>) {
+        let accumulator = Arc::new(Self {
+            pool: BufferPool::new(config.buffer_memory, config.batch_size.max(1), clock.clone()),
+            clock,
+            map: CopyOnWriteMap::default(),
+            closed: AtomicBool::new(false),
+            flushes: AtomicUsize::new(0),
+            appending: AtomicUsize::new(0),
+            next_id: AtomicU64::new(0),
+            incomplete: Mutex::new(HashMap::new()),
+            config,
+        });
+        let view = MutexView {
+            random: Random::seeded(accumulator.config.seed),
+            accumulator: Arc::clone(&accumulator),
+            muted: HashSet::new(),
+            drain_index: HashMap::new(),
+            next_expiry: None,
+        };
+        (accumulator, view)
+    }
+
+    fn partition(&self, topic_partition: &TopicPartition) -> MutexPartition<F> {
+        self.map.get_or_create(topic_partition, || Partition {
+            topic_partition: topic_partition.clone(),
+            queue: Mutex::new(Queue::default()),
+        })
+    }
+
+    #[inline]
+    fn append(
+        &self,
+        partition: &MutexPartition<F>,
+        record: &Record<'_>,
+        reply: Reply,
+        max_block: Duration,
+    ) -> Result<Appended, AppendError> {
+        validate_record(record)?;
+        let mut queue = partition.queue.lock();
+        // Acquire pairs with the Release store in `close`. Read true: refused. Read false: this section of the lock comes before the sender's
+        // last look, which takes this lock after the store; so the look sees what we push.
+        if self.closed.load(Acquire) {
+            return Err(AppendError::Closed);
+        }
+        let reply = match queue.try_append(record, reply) {
+            Ok(appended) => return Ok(appended),
+            Err(reply) => reply,
+        };
+        // Relaxed: the queue's lock, which we hold, orders it: whoever takes the lock after us sees the count, and `abort_incomplete` takes every
+        // queue's lock before it reads it.
+        self.appending.fetch_add(1, Relaxed);
+        let _appending = Appending(&self.appending);
+        drop(queue);
+        self.append_to_new_batch(partition, record, reply, max_block)
+    }
+
+    fn begin_flush(&self) {
+        // Relaxed: see `Flushing`. The wake-up of the sender, which the caller owes, orders it.
+        self.flushes.fetch_add(1, Relaxed);
+    }
+
+    fn flush_in_progress(&self) -> bool {
+        // Relaxed: see `Flushing`.
+        self.flushes.load(Relaxed) > 0
+    }
+
+    fn await_flush(&self, timeout: Option<Duration>) -> Result<(), FlushError> {
+        let _flushing = Flushing(&self.flushes);
+        refuse_in_callback()?;
+        let unfinished: Vec<Watch> = self.incomplete.lock().values().cloned().collect();
+        let deadline = timeout.map(|timeout| (timeout, self.clock.now().saturating_add(timeout)));
+        for watch in unfinished {
+            let left = deadline.map(|(_, deadline)| (deadline.saturating_since(self.clock.now()), &*self.clock));
+            if !watch.wait::<F::Parker>(left) {
+                return Err(FlushError::TimedOut(timeout.unwrap_or_default()));
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&self) {
+        // Release pairs with the Acquire loads in `append`; see the module's head.
+        self.closed.store(true, Release);
+        self.pool.close();
+    }
+
+    fn is_closed(&self) -> bool {
+        // Acquire: as in `append`.
+        self.closed.load(Acquire)
+    }
+
+    fn has_undrained(&self) -> bool {
+        let mut any = false;
+        self.map.for_each(|_, partition| any = any || partition.queue.lock().len() > 0);
+        any
+    }
+
+    fn has_incomplete(&self) -> bool {
+        // A batch that the transport dropped was settled by that, and leaves the books here.
+        let mut incomplete = self.incomplete.lock();
+        incomplete.retain(|_, watch| !watch.is_done());
+        !incomplete.is_empty()
+    }
+
+    fn pool(&self) -> PoolSnapshot {
+        self.pool.snapshot()
+    }
+}
+
+/// The twin's sender's face: what Kafka keeps in sender-only fields of the accumulator.
+pub struct MutexView<F: LockFamily> {
+    accumulator: Arc<MutexAccumulator<F>>,
+    muted: HashSet<TopicPartition>,
+    drain_index: HashMap<NodeId, usize>,
+    next_expiry: Option<Instant>,
+    random: Random,
+}
+
+/// What a look under a queue's lock brings (ACC-18).
+struct Head {
+    waited: Duration,
+    backoff: Option<Duration>,
+    full: bool,
+}
+
+impl<F: LockFamily> MutexView<F> {
+    /// The wait that `batch` still has to respect, if it is a retry (ACC-23). Drawn anew at each look, as Kafka does (GAP-23).
+    fn backoff(config: &AccumulatorConfig, random: &mut Random, batch: &SealedBatch, now: Instant) -> Option<Duration> {
+        if batch.attempts() == 0 || batch.leader_changed_for_retry() {
+            return None;
+        }
+        let backoff = config.backoff.after(batch.attempts() - 1, random);
+        (batch.waited(now) < backoff).then_some(backoff)
+    }
+
+    fn look(&mut self, queue: &mut Queue, leader: Option<Leader>, now: Instant) -> Option<Head> {
+        let waits = queue.len() > 1;
+        if let Some(head) = queue.sealed.front_mut() {
+            head.see_leader_epoch(leader.and_then(|leader| leader.epoch));
+            let backoff = Self::backoff(&self.accumulator.config, &mut self.random, head, now);
+            // A batch closed for appends counts as full (BATCH-04).
+            return Some(Head { waited: head.waited(now), backoff, full: true });
+        }
+        let open = queue.open.as_ref()?;
+        let waited = now.saturating_since(open.created());
+        Some(Head { waited, backoff: None, full: waits || open.is_full() })
+    }
+}
+
+impl<F: LockFamily> SenderView for MutexView<F> {
+    fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck {
+        let accumulator = Arc::clone(&self.accumulator);
+        let hurry = accumulator.pool.queued() > 0 || accumulator.is_closed() || accumulator.flush_in_progress();
+        let mut check = ReadyCheck::default();
+        accumulator.map.for_each(|topic_partition, partition| {
+            let leader = cluster.leader(topic_partition);
+            let head = self.look(&mut partition.queue.lock(), leader, now);
+            // Judged outside of the lock.
+            let Some(Head { waited, backoff, full }) = head else { return };
+            let Some(Leader { node, .. }) = leader else {
+                if !check.unknown_leader_topics.contains(&topic_partition.topic) {
+                    check.unknown_leader_topics.push(topic_partition.topic.clone());
+                }
+                return;
+            };
+            if check.nodes.contains(&node) || self.muted.contains(topic_partition) {
+                return;
+            }
+            let target = backoff.unwrap_or(accumulator.config.linger);
+            let sendable = full || waited >= target || hurry;
+            if sendable && backoff.is_none() {
+                check.nodes.push(node);
+            } else {
+                let left = target.saturating_sub(waited);
+                check.next_check = Some(check.next_check.map_or(left, |so_far| so_far.min(left)));
+            }
+        });
+        check
+    }
+
+    fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained> {
+        nodes
+            .iter()
+            .map(|node| Drained { node: *node, batches: self.drain_node(cluster, *node, max_size, now) })
+            .collect()
+    }
+
+    fn reenqueue(&mut self, mut batch: SealedBatch, now: Instant) {
+        batch.reenqueued(now, Duration::ZERO);
+        let partition = self.accumulator.partition(batch.topic_partition());
+        partition.queue.lock().sealed.push_front(batch);
+    }
+
+    fn expired(&mut self, now: Instant) -> Vec<SealedBatch> {
+        let timeout = self.accumulator.config.delivery_timeout;
+        let mut expired = Vec::new();
+        let mut next: Option<Instant> = None;
+        self.accumulator.map.for_each(|_, partition| {
+            let mut queue = partition.queue.lock();
+            while let Some(created) = queue.head_created() {
+                if now.saturating_since(created) < timeout {
+                    // Overflow is no expiry (ACC-39).
+                    let expiry = created.checked_add(timeout);
+                    next = [next, expiry].into_iter().flatten().min();
+                    break;
+                }
+                expired.extend(queue.pop());
+            }
+        });
+        self.next_expiry = next;
+        expired
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        self.next_expiry
+    }
+
+    fn mute(&mut self, topic_partition: &TopicPartition) {
+        self.muted.insert(topic_partition.clone());
+    }
+
+    fn unmute(&mut self, topic_partition: &TopicPartition) {
+        self.muted.remove(topic_partition);
+    }
+
+    fn is_muted(&self, topic_partition: &TopicPartition) -> bool {
+        self.muted.contains(topic_partition)
+    }
+
+    fn strike_out(&mut self, id: u64) -> Result<(), IllegalState> {
+        self.accumulator.strike_out(id)
+    }
+
+    fn abort_all(&mut self, error: &SendError) {
+        self.accumulator.abort_all(error);
+    }
+
+    fn abort_incomplete(&mut self, error: &SendError) {
+        self.accumulator.abort_incomplete(error);
+    }
+}
+
+impl<F: LockFamily> MutexView<F> {
+    fn drain_node(&mut self, cluster: &Cluster, node: NodeId, max_size: usize, now: Instant) -> Vec<SealedBatch> {
+        let mut batches = Vec::new();
+        let mut size = 0;
+        let partitions = cluster.led_by(node);
+        if partitions.is_empty() {
+            return batches;
+        }
+        let start = self.drain_index.get(&node).map_or(0, |index| index % partitions.len());
+        for index in (start..partitions.len()).chain(0..start) {
+            // Each partition as it is examined: a pass that stops here starts here again (ACC-26).
+            self.drain_index.insert(node, index);
+            let topic_partition = &partitions[index];
+            if self.muted.contains(topic_partition) {
+                continue;
+            }
+            let Some(partition) = self.accumulator.map.get(&topic_partition.topic, topic_partition.partition) else {
+                continue;
+            };
+            let mut queue = partition.queue.lock();
+            let leader = cluster.leader(topic_partition);
+            let Some(head) = self.look(&mut queue, leader, now) else { continue };
+            if head.backoff.is_some() {
+                continue;
+            }
+            if !batches.is_empty() && size + queue.head_size() > max_size {
+                break;
+            }
+            let Some(mut batch) = queue.pop() else { continue };
+            drop(queue);
+            batch.see_leader_epoch(leader.and_then(|leader| leader.epoch));
+            if let Err(error) = batch.close() {
+                // Not reachable while batches carry no producer state; were it, the batch must not be lost in silence.
+                tracing::error!(%error, %topic_partition, "a drained batch could not be closed; its records are aborted");
+                let _ = self.deallocate(batch);
+                continue;
+            }
+            size += batch.size();
+            batch.drained(now);
+            batches.push(batch);
+        }
+        batches
+    }
+}
+
+impl<F: LockFamily> Drop for MutexView<F> {
+    fn drop(&mut self) {
+        self.accumulator.close();
+        self.accumulator.abort_incomplete(&SendError::Aborted { reason: "its sender has ended" });
+    }
+}
+
+impl<F: LockFamily> fmt::Debug for MutexAccumulator<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(F::NAME).field("pool", &self.pool).field("partitions", &self.map.len()).finish_non_exhaustive()
+    }
+}
+
+impl<F: LockFamily> fmt::Debug for MutexView<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MutexView").field("muted", &self.muted).finish_non_exhaustive()
+    }
+}
+
+impl<F: LockFamily> fmt::Debug for Partition<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Partition").field(&self.topic_partition).finish()
+    }
+}

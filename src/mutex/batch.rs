@@ -1,0 +1,150 @@
+//! The twin's open batch: plain fields, filled under its partition's lock.
+//!
+//! Source: Kafka's `MemoryRecordsBuilder` (`hasRoomFor`, `appendDefaultRecord`, `isFull`, `closeForRecordAppends`) and `ProducerBatch.tryAppend`.
+
+use crate::batch::{Completer, Contents, OpenBatch, Placed, Reply, SealedBatch, Watch};
+use crate::error::TopicPartition;
+use crate::pool::Lease;
+use crate::primitive::clock::Instant;
+use crate::record::{BATCH_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized, record_size_for_body};
+
+/// A batch that takes records, owned by whoever holds its partition's lock.
+#[derive(Debug)]
+pub struct MutexBatch {
+    topic_partition: TopicPartition,
+    id: u64,
+    lease: Lease,
+    grown: Option<Box<[u8]>>,
+    /// Bytes that the lease had at the opening (BATCH-01).
+    write_limit: usize,
+    len: usize,
+    record_count: u32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    max_payload: usize,
+    created: Instant,
+    completer: Completer,
+}
+
+/// What a record will take in a batch.
+struct Fit {
+    timestamp_delta: i64,
+    payload: usize,
+    body: usize,
+    size: usize,
+}
+
+impl MutexBatch {
+    #[inline]
+    fn fit(&self, record: &Record<'_>) -> Fit {
+        let timestamp_delta =
+            if self.record_count == 0 { 0 } else { record.timestamp.wrapping_sub(self.base_timestamp) };
+        let payload = record.payload_size();
+        let body = body_size(self.record_count, timestamp_delta, payload);
+        Fit { timestamp_delta, payload, body, size: record_size_for_body(body) }
+    }
+
+    #[inline]
+    fn fits(&self, size: usize) -> bool {
+        self.record_count == 0 || (self.len + size <= self.write_limit && self.record_count < i32::MAX as u32)
+    }
+
+    /// The first record, when it outgrows the lease: its bytes lie outside of the pool, and the lease stands for the charge (BATCH-07).
+    #[cold]
+    fn grow(&mut self, size: usize) {
+        self.grown = Some(vec![0; self.len + size].into_boxed_slice());
+    }
+}
+
+impl OpenBatch for MutexBatch {
+    fn open(topic_partition: TopicPartition, id: u64, lease: Lease, created: Instant) -> Self {
+        Self {
+            completer: Completer::new(topic_partition.clone()),
+            topic_partition,
+            id,
+            grown: None,
+            write_limit: lease.len(),
+            lease,
+            len: BATCH_OVERHEAD,
+            record_count: 0,
+            base_timestamp: NO_TIMESTAMP,
+            max_timestamp: NO_TIMESTAMP,
+            max_payload: 0,
+            created,
+        }
+    }
+
+    #[inline]
+    fn try_append(&mut self, record: &Record<'_>, reply: Reply) -> Result<Placed, Reply> {
+        let Fit { timestamp_delta, payload, body, size } = self.fit(record);
+        if !self.fits(size) {
+            return Err(reply);
+        }
+        let index = self.record_count;
+        if index == 0 {
+            self.base_timestamp = record.timestamp;
+            if self.len + size > self.write_limit {
+                self.grow(size);
+            }
+        }
+        let memory: &mut [u8] = match &mut self.grown {
+            None => &mut self.lease,
+            Some(grown) => grown,
+        };
+        encode_record_sized(&mut memory[self.len..], body, index, timestamp_delta, record);
+        self.len += size;
+        self.record_count = index + 1;
+        self.max_timestamp = self.max_timestamp.max(record.timestamp);
+        self.max_payload = self.max_payload.max(payload);
+        if let Some(callback) = reply.callback {
+            self.completer.on_completion(index, record.timestamp, callback);
+        }
+        let future = reply.future.then(|| self.completer.future(index, record.timestamp));
+        Ok(Placed { future, bytes: size })
+    }
+
+    fn has_room_for(&self, record: &Record<'_>) -> bool {
+        self.fits(self.fit(record).size)
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.record_count > 0 && self.write_limit <= self.len
+    }
+
+    fn estimated_size(&self) -> usize {
+        self.len
+    }
+
+    fn record_count(&self) -> u32 {
+        self.record_count
+    }
+
+    fn created(&self) -> Instant {
+        self.created
+    }
+
+    fn watch(&mut self) -> Watch {
+        self.completer.watch()
+    }
+
+    fn seal(self) -> SealedBatch {
+        SealedBatch::new(Contents {
+            topic_partition: self.topic_partition,
+            lease: self.lease,
+            grown: self.grown,
+            len: self.len,
+            record_count: self.record_count,
+            base_timestamp: self.base_timestamp,
+            max_timestamp: self.max_timestamp,
+            max_record_size: if self.record_count == 0 {
+                0
+            } else {
+                self.max_payload + crate::record::MAX_RECORD_OVERHEAD
+            },
+            created: self.created,
+            id: self.id,
+            completion: self.completer.close(),
+        })
+    }
+}
