@@ -8,3 +8,4 @@ pub mod partition_map;
 pub mod pool;
 pub mod primitive;
 pub mod record;
+pub mod sender;
