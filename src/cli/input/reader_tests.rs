@@ -109,10 +109,10 @@ fn what_was_read_as_lines_can_be_written_back() {
     // Lines of all lengths up to several small blocks, with returns here and there.
     let mut bytes = Vec::new();
     let mut length = 1_usize;
-    while bytes.len() < 2 << 20 {
+    while bytes.len() as u64 <= KEPT {
         length = length * 31 % 50_021;
         bytes.extend(std::iter::repeat_n(b'a' + (length % 26) as u8, length / (1 + length % 40)));
-        bytes.extend_from_slice(if length % 5 == 0 { b"\r\n" } else { b"\n" });
+        bytes.extend_from_slice(if length.is_multiple_of(5) { b"\r\n" } else { b"\n" });
     }
     for unfinished in [&b""[..], b"end", b"\r"] {
         bytes.extend_from_slice(unfinished);
@@ -248,20 +248,18 @@ fn the_number_of_records_is_exact_however_often_the_file_goes_into_it() {
     for (lines, width) in [(7, 3), (9_000, 60), (12_000, 100)] {
         let bytes = numbered(lines, width);
         assert_eq!(lines == 12_000, bytes.len() as u64 > KEPT);
-        for unfinished in [0, 1] {
+        for (unfinished, threads) in [(0, 1), (1, 16)] {
             let mut file = NamedTempFile::new().unwrap();
             file.write_all(&bytes[..bytes.len() - unfinished]).unwrap();
             let lines = lines as u64;
             for wanted in [1, lines - 1, lines, lines + 1, 2 * lines, 3 * lines + 5] {
-                for threads in [1, 16] {
-                    let options = Options { threads, ..exactly(keyed(csv(), "number"), wanted) };
-                    let reader = BlockReader::open(Source::file(file.path()), options).unwrap();
-                    let (got, error) = read_all(&reader);
-                    assert!(error.is_none() && got.len() as u64 == wanted && reader.delivered() == wanted);
-                    for (i, (number, _, key)) in got.into_iter().enumerate() {
-                        let line = i as u64 % lines;
-                        assert_eq!((number, key), (line + 2, Some(line.to_string().into_bytes())));
-                    }
+                let options = Options { threads, ..exactly(keyed(csv(), "number"), wanted) };
+                let reader = BlockReader::open(Source::file(file.path()), options).unwrap();
+                let (got, error) = read_all(&reader);
+                assert!(error.is_none() && got.len() as u64 == wanted && reader.delivered() == wanted);
+                for (i, (number, _, key)) in got.into_iter().enumerate() {
+                    let line = i as u64 % lines;
+                    assert_eq!((number, key), (line + 2, Some(line.to_string().into_bytes())));
                 }
             }
         }

@@ -1,0 +1,293 @@
+//! The values of single arguments: what is accepted, and the words that refuse the rest.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// An implementation of the producer's memory path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Core {
+    /// No locks on the way of a record.
+    Lockfree,
+    /// Kafka's own algorithm, on the standard library's mutex.
+    Mutex,
+    /// Kafka's own algorithm, on `parking_lot`'s mutex.
+    MutexParkingLot,
+}
+
+/// A line of [`CORES`].
+#[derive(Clone, Copy, Debug)]
+pub struct CoreInfo {
+    /// The core.
+    pub core: Core,
+    /// What the command line calls it.
+    pub name: &'static str,
+    /// What it is, in half a line.
+    pub about: &'static str,
+    /// Whether this program has it.
+    pub exists: bool,
+}
+
+/// Every core that has a name, in the order in which `compare` shows them. The first one that exists is the default of
+/// `produce`.
+pub const CORES: &[CoreInfo] = &[
+    CoreInfo { core: Core::Lockfree, name: "lockfree", about: "no locks on the way of a record", exists: false },
+    CoreInfo { core: Core::Mutex, name: "mutex", about: "Kafka's own algorithm, std's mutex", exists: true },
+    CoreInfo {
+        core: Core::MutexParkingLot,
+        name: "mutex-parking-lot",
+        about: "Kafka's own algorithm, parking_lot's mutex",
+        exists: true,
+    },
+];
+
+impl Core {
+    /// What the command line calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        CORES.iter().find(|info| info.core == self).map_or("?", |info| info.name)
+    }
+}
+
+impl fmt::Display for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The cores that `compare` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoreChoice {
+    /// All that exist.
+    All,
+    /// This one.
+    One(Core),
+}
+
+impl CoreChoice {
+    /// The chosen cores, in the order of [`CORES`].
+    pub fn cores(self) -> impl Iterator<Item = Core> {
+        CORES.iter().filter(|info| info.exists).map(|info| info.core).filter(move |&core| match self {
+            Self::All => true,
+            Self::One(one) => one == core,
+        })
+    }
+}
+
+/// A core that cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CoreError {
+    /// The name is known, but this program does not have the core.
+    #[error("this version has no {name} core yet; it has {available}")]
+    NotYet {
+        /// The name.
+        name: &'static str,
+        /// The names of those that there are.
+        available: String,
+    },
+    /// There is no such name.
+    #[error("no such core; there are {available}")]
+    Unknown {
+        /// The names of those that there are.
+        available: String,
+    },
+}
+
+/// The core of this name in a list like [`CORES`].
+///
+/// # Errors
+///
+/// If there is none, or if it does not exist yet.
+pub fn find_core(name: &str, cores: &[CoreInfo]) -> Result<Core, CoreError> {
+    let available = || names(cores);
+    match cores.iter().find(|info| info.name == name) {
+        Some(info) if info.exists => Ok(info.core),
+        Some(info) => Err(CoreError::NotYet { name: info.name, available: available() }),
+        None => Err(CoreError::Unknown { available: available() }),
+    }
+}
+
+fn names(cores: &[CoreInfo]) -> String {
+    cores.iter().filter(|info| info.exists).map(|info| info.name).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn core_choice(text: &str) -> Result<CoreChoice, CoreError> {
+    if text == "all" {
+        return Ok(CoreChoice::All);
+    }
+    find_core(text, CORES).map(CoreChoice::One).map_err(|error| match error {
+        CoreError::NotYet { name, available } => CoreError::NotYet { name, available: available + ", all" },
+        CoreError::Unknown { available } => CoreError::Unknown { available: available + ", all" },
+    })
+}
+
+pub(super) fn one_core(text: &str) -> Result<Core, CoreError> {
+    find_core(text, CORES)
+}
+
+pub(super) fn first_core() -> Core {
+    CoreChoice::All.cores().next().expect("CORES has a core that exists")
+}
+
+/// The cores for a help text, in one line.
+pub(super) fn core_help(all: bool) -> String {
+    let names = names(CORES);
+    if all { format!("Core to run: one of {names}, or all") } else { format!("Core to send with: one of {names}") }
+}
+
+/// The cores for a help text, a line each.
+pub(super) fn core_long_help(all: bool) -> String {
+    let mut help = if all { "Core to run:" } else { "Core to send with:" }.to_owned();
+    for info in CORES.iter().filter(|info| info.exists) {
+        help.push_str(&format!("\n- {}: {}", info.name, info.about));
+    }
+    if all {
+        help.push_str("\n- all: one after the other");
+    }
+    help
+}
+
+/// A name that Kafka would not take for a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// Nothing at all.
+    #[error("a topic's name cannot be empty")]
+    Empty,
+    /// `.` or `..`.
+    #[error("a topic cannot be named . or ..")]
+    Dots,
+    /// More than 249 characters.
+    #[error("a topic's name has 249 characters at most, not {0}")]
+    TooLong(usize),
+    /// A character that is not allowed.
+    #[error("a topic's name has only the characters a-z A-Z 0-9 . _ -, not {0:?}")]
+    Character(char),
+}
+
+/// Checks a topic's name by Kafka's rule.
+///
+/// Source: Kafka's `Topic.validate`.
+///
+/// # Errors
+///
+/// If the name is empty, `.`, `..`, longer than 249 characters, or has a character other than `a-z A-Z 0-9 . _ -`.
+pub fn validate_topic(name: &str) -> Result<(), TopicError> {
+    const LONGEST: usize = 249;
+    if name.is_empty() {
+        return Err(TopicError::Empty);
+    }
+    if matches!(name, "." | "..") {
+        return Err(TopicError::Dots);
+    }
+    if let Some(wrong) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+        return Err(TopicError::Character(wrong));
+    }
+    if name.len() > LONGEST {
+        return Err(TopicError::TooLong(name.len()));
+    }
+    Ok(())
+}
+
+pub(super) fn topic(text: &str) -> Result<String, TopicError> {
+    validate_topic(text).map(|()| text.to_owned())
+}
+
+/// A whole number from `least` to `most`.
+fn number(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (least..=most).contains(n) && text.bytes().all(|b| b.is_ascii_digit()))
+        .ok_or_else(|| format!("give a whole number from {least} to {most}"))
+}
+
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    number(text, 1, 1024).map(|n| n as usize)
+}
+
+pub(super) fn partitions(text: &str) -> Result<i32, String> {
+    number(text, 1, 100_000).map(|n| n as i32)
+}
+
+pub(super) fn partition(text: &str) -> Result<i32, String> {
+    number(text, 0, 99_999).map(|n| n as i32)
+}
+
+pub(super) fn rounds(text: &str) -> Result<u32, String> {
+    number(text, 1, 1000).map(|n| n as u32)
+}
+
+pub(super) fn linger_ms(text: &str) -> Result<u32, String> {
+    number(text, 0, i32::MAX as u64).map(|n| n as u32).map_err(|says| says + ", in milliseconds")
+}
+
+/// Digits, and the unit behind them. `_` may stand between digits.
+fn split(text: &str) -> Option<(u64, &str)> {
+    let unit = text.find(|c: char| !(c.is_ascii_digit() || c == '_')).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(unit);
+    if !digits.starts_with(|c: char| c.is_ascii_digit()) || digits.ends_with('_') {
+        return None;
+    }
+    let digits: String = digits.chars().filter(|&c| c != '_').collect();
+    // Digits alone can fail only by being too many.
+    Some((digits.parse().unwrap_or(u64::MAX), unit.trim_start()))
+}
+
+/// A number of records.
+pub(super) fn count(text: &str) -> Result<NonZeroU64, String> {
+    let wrong = || "give a whole number above 0, such as 250000, 250k, 10M or 1G".to_owned();
+    let (n, unit) = split(text).ok_or_else(wrong)?;
+    let unit: u64 = match unit {
+        "" => 1,
+        "k" | "K" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let n = n.checked_mul(unit).filter(|&n| n < u64::MAX).ok_or("that is too large")?;
+    NonZeroU64::new(n).ok_or_else(wrong)
+}
+
+/// A number of bytes from `least` to `most`.
+fn size(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    let wrong = || "give a whole number of bytes, or one with KiB, MiB, GiB (1024) or kB, MB, GB (1000)".to_owned();
+    let (n, unit) = split(text).ok_or_else(wrong)?;
+    let unit: u64 = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let n = n.saturating_mul(unit);
+    if (least..=most).contains(&n) { Ok(n) } else { Err(format!("give a size from {least} to {most} bytes")) }
+}
+
+pub(super) fn batch_size(text: &str) -> Result<usize, String> {
+    size(text, 0, i32::MAX as u64).map(|n| n as usize)
+}
+
+pub(super) fn buffer_memory(text: &str) -> Result<u64, String> {
+    size(text, 1, i64::MAX as u64)
+}
+
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|s: &f64| (0.001..=86_400.0).contains(s))
+        .ok_or_else(|| "give a number of seconds from 0.001 to 86400".to_owned())
+}
+
+/// A file that can be read once for every core.
+pub(super) fn repeatable_file(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if path == Path::new("-") {
+        return Err("each core reads the input anew, so it must be a file, not standard input");
+    }
+    Ok(path)
+}
