@@ -25,7 +25,7 @@ const R: u32 = 24;
 /// Source: Kafka's `Utils.murmur2`.
 ///
 /// ```
-/// use unlatched::producer::partitioner::murmur2;
+/// use unlatched::producer::murmur2;
 ///
 /// assert_eq!(murmur2(b"foobar"), -790_332_482);
 /// ```
@@ -61,7 +61,7 @@ pub fn murmur2(data: &[u8]) -> i32 {
 /// If `partitions` is less than 1.
 ///
 /// ```
-/// use unlatched::producer::partitioner::partition_for_key;
+/// use unlatched::producer::partition_for_key;
 ///
 /// assert_eq!(partition_for_key(b"foobar", 10), 6);
 /// ```
@@ -80,7 +80,7 @@ pub fn partition_for_key(key: &[u8], partitions: i32) -> i32 {
 /// Source: Kafka's `RoundRobinPartitioner`, which counts per topic for all threads together.
 ///
 /// ```
-/// use unlatched::producer::partitioner::RoundRobin;
+/// use unlatched::producer::RoundRobin;
 ///
 /// let mut deal = RoundRobin::starting_at(1);
 /// let dealt: Vec<i32> = (0..4).map(|_| deal.next(3)).collect();
