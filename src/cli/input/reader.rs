@@ -208,11 +208,7 @@ impl State {
         }
         // A header that is too long is as bad as any line.
         let long = first_long_line(data, shape);
-        let end = match &long {
-            Some(long) if long.start < skipped => 0,
-            Some(long) => long.start,
-            None => data.len(),
-        };
+        let end = long.as_ref().map_or(data.len(), |long| long.start);
         let lines = count_lines(&data[skipped.min(end)..end]);
         let failed = long.map(|long| {
             let before = if end < skipped { 0 } else { lines + first_line - self.line };
@@ -222,8 +218,8 @@ impl State {
         if lines == 0 {
             return failed.map_or(Ok(false), Err);
         }
-        let whole_pass = failed.is_none() && self.origin.is_whole(end);
-        let rounds = if self.repeat && whole_pass { (self.target / (end - skipped)).max(1) as u64 } else { 1 };
+        let rounds =
+            if self.repeat && self.origin.is_whole(end) { (self.target / (end - skipped)).max(1) as u64 } else { 1 };
         self.end = failed.map(End::Failed);
         block.narrow(skipped, end);
         block.first_line = first_line;

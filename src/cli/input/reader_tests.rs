@@ -136,6 +136,9 @@ fn what_was_read_as_lines_can_be_written_back() {
 }
 
 proptest! {
+    // Each case makes a file.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_bytes_come_back_as_they_were(bytes in proptest::collection::vec(
         prop_oneof![3 => Just(b'\n'), 1 => Just(b'\r'), 4 => any::<u8>()], 0..200)) {
@@ -213,6 +216,10 @@ fn a_line_without_end_is_not_kept_and_not_read_for_ever() {
     let reader = BlockReader::open(endless, keyed(Options::csv(1000), "origin")).unwrap();
     let error = reader.next_block(&mut block).unwrap_err().to_string();
     assert!(error.starts_with("zeros, line 1: more than 67"), "a header, too: {error}");
+    let endless = Source::reader("zeros", Box::new(io::repeat(0)));
+    let reader = BlockReader::open(endless, Options::lines(BLOCK + 1)).unwrap();
+    assert!(reader.next_block(&mut block).is_err());
+    assert_eq!(block.buffer.len(), BLOCK + 3, "no more than it takes to see that the line is too long");
 }
 
 #[test]
