@@ -1,0 +1,319 @@
+//! Faults on demand: slow, failing, losing, breaking off, falling silent.
+//!
+//! What is drawn is drawn from one seeded generator, in the order in which requests are handled. One client, or several whose requests come in a
+//! fixed order (a simulation), therefore meet the same faults for the same seed.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::bell::Bells;
+use crate::broker::{ErrorCode, NodeId, ProduceRequest};
+use crate::error::TopicPartition;
+use crate::primitive::clock::{Instant, SharedClock};
+use crate::primitive::random::Random;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Fail { code: ErrorCode, written: bool },
+    Lose { written: bool },
+    Disconnect { written: bool },
+    Delay(Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Occurrence {
+    Next(u64),
+    Rate(f64),
+}
+
+/// One thing that is to go wrong, once unless told otherwise, anywhere unless told where.
+///
+/// ```
+/// use unlatched::broker::{ErrorCode, NodeId};
+/// use unlatched::broker::embedded::{EmbeddedBroker, Fault};
+///
+/// let broker = EmbeddedBroker::builder().seed(7).open()?;
+/// let faults = broker.faults();
+/// // The next two batches fail without having been written,
+/// faults.inject(Fault::fail(ErrorCode::NotEnoughReplicas).next(2));
+/// // the answer to one request in a hundred is lost,
+/// faults.inject(Fault::lose_response().rate(0.01));
+/// // and one request breaks the connection to node 0 after its batches were written.
+/// faults.inject(Fault::disconnect().after_writing().at_node(NodeId(0)));
+/// # Ok::<(), unlatched::broker::embedded::EmbeddedError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fault {
+    effect: Effect,
+    occurrence: Occurrence,
+    node: Option<NodeId>,
+    topic_partition: Option<TopicPartition>,
+}
+
+impl Fault {
+    fn new(effect: Effect) -> Self {
+        Self { effect, occurrence: Occurrence::Next(1), node: None, topic_partition: None }
+    }
+
+    /// A batch is answered with `code` and not written. Counted per batch, and only batches that would have been accepted.
+    pub fn fail(code: ErrorCode) -> Self {
+        Self::new(Effect::Fail { code, written: false })
+    }
+
+    /// A request never arrives: nothing is written, no answer comes, it times out. Counted per request, as all that follow.
+    pub fn lose_request() -> Self {
+        Self::new(Effect::Lose { written: false })
+    }
+
+    /// A request is handled, but its answer is lost: it times out.
+    pub fn lose_response() -> Self {
+        Self::new(Effect::Lose { written: true })
+    }
+
+    /// The connection breaks as a request comes in, and takes with it everything in flight to that node.
+    pub fn disconnect() -> Self {
+        Self::new(Effect::Disconnect { written: false })
+    }
+
+    /// An answer comes `by` later, and later ones may overtake it.
+    pub fn delay(by: Duration) -> Self {
+        Self::new(Effect::Delay(by))
+    }
+
+    /// It happens after the batches have been written, and not before.
+    pub fn after_writing(mut self) -> Self {
+        match &mut self.effect {
+            Effect::Fail { written, .. } | Effect::Lose { written } | Effect::Disconnect { written } => *written = true,
+            Effect::Delay(_) => {}
+        }
+        self
+    }
+
+    /// It happens to the next `n` that it fits.
+    pub fn next(mut self, n: u64) -> Self {
+        self.occurrence = Occurrence::Next(n);
+        self
+    }
+
+    /// It happens to each that it fits with probability `rate`, until the faults are cleared. Taken as 0 below 0 or if not a number, as 1 above 1.
+    pub fn rate(mut self, rate: f64) -> Self {
+        self.occurrence = Occurrence::Rate(rate);
+        self
+    }
+
+    /// It happens at `node` only.
+    pub fn at_node(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// It happens to batches of `topic_partition`, or requests that have one, only.
+    pub fn at_partition(mut self, topic_partition: TopicPartition) -> Self {
+        self.topic_partition = Some(topic_partition);
+        self
+    }
+
+    fn fits(&self, node: NodeId, topic_partition: &TopicPartition) -> bool {
+        self.node.is_none_or(|at| at == node) && self.topic_partition.as_ref().is_none_or(|at| at == topic_partition)
+    }
+
+    fn fits_request(&self, request: &ProduceRequest) -> bool {
+        self.node.is_none_or(|at| at == request.node)
+            && self
+                .topic_partition
+                .as_ref()
+                .is_none_or(|at| request.batches.iter().any(|batch| batch.topic_partition() == at))
+    }
+
+    /// Whether it happens now to something that it fits.
+    fn strikes(&mut self, random: &mut Random) -> bool {
+        match &mut self.occurrence {
+            Occurrence::Next(0) => false,
+            Occurrence::Next(left) => {
+                *left -= 1;
+                true
+            }
+            Occurrence::Rate(rate) => random.unit() < *rate,
+        }
+    }
+}
+
+/// What happens to a request as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Fate {
+    #[default]
+    Answered,
+    Lost {
+        written: bool,
+    },
+    Disconnected {
+        written: bool,
+    },
+}
+
+/// What was drawn for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Plan {
+    pub(super) fate: Fate,
+    /// How much later the answer comes, in order.
+    pub(super) latency: Duration,
+    /// How much later still, out of order.
+    pub(super) delay: Option<Duration>,
+}
+
+/// A failure drawn for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) code: ErrorCode,
+    pub(super) written: bool,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// `Some(None)`: silent until resumed.
+    silent_until: Option<Option<Instant>>,
+    /// Counts the times that every connection to it was broken.
+    breaks: u64,
+}
+
+struct Inner {
+    random: Random,
+    latency: Duration,
+    jitter: Duration,
+    rules: VecDeque<Fault>,
+    nodes: HashMap<NodeId, Node>,
+}
+
+/// The broker's faults, told at any time, by any thread. They concern every client.
+#[derive(Clone)]
+pub struct Faults {
+    inner: Arc<Mutex<Inner>>,
+    clock: SharedClock,
+    bells: Bells,
+}
+
+impl Faults {
+    pub(super) fn new(seed: u64, clock: SharedClock, bells: Bells) -> Self {
+        let inner = Inner {
+            random: Random::seeded(seed),
+            latency: Duration::ZERO,
+            jitter: Duration::ZERO,
+            rules: VecDeque::new(),
+            nodes: HashMap::new(),
+        };
+        Self { inner: Arc::new(Mutex::new(inner)), clock, bells }
+    }
+
+    /// Every answer comes at least `fixed` after its request, plus a part of `jitter` drawn evenly. Answers of a node stay in order.
+    pub fn set_latency(&self, fixed: Duration, jitter: Duration) {
+        let mut inner = self.inner.lock();
+        (inner.latency, inner.jitter) = (fixed, jitter);
+    }
+
+    /// Adds a fault. Of several that fit, the one added first strikes.
+    pub fn inject(&self, fault: Fault) {
+        self.inner.lock().rules.push_back(fault);
+    }
+
+    /// Ends latency and silence and takes back every fault not used up.
+    pub fn clear(&self) {
+        let mut inner = self.inner.lock();
+        (inner.latency, inner.jitter) = (Duration::ZERO, Duration::ZERO);
+        inner.rules.clear();
+        for node in inner.nodes.values_mut() {
+            node.silent_until = None;
+        }
+        drop(inner);
+        self.bells.ring();
+    }
+
+    /// `node` reads no request for `pause`. Those that time out meanwhile were not written.
+    pub fn silence(&self, node: NodeId, pause: Duration) {
+        let until = self.clock.now().saturating_add(pause);
+        self.inner.lock().nodes.entry(node).or_default().silent_until = Some(Some(until));
+        self.bells.ring();
+    }
+
+    /// `node` reads no request until it is [resumed](Self::resume).
+    pub fn silence_until_resumed(&self, node: NodeId) {
+        self.inner.lock().nodes.entry(node).or_default().silent_until = Some(None);
+    }
+
+    /// Ends `node`'s silence.
+    pub fn resume(&self, node: NodeId) {
+        self.inner.lock().nodes.entry(node).or_default().silent_until = None;
+        self.bells.ring();
+    }
+
+    /// Breaks every connection to `node` now: what is in flight there comes back as disconnected, answers on their way included.
+    pub fn break_connections(&self, node: NodeId) {
+        self.inner.lock().nodes.entry(node).or_default().breaks += 1;
+        self.bells.ring();
+    }
+
+    /// How often connections to `node` were broken, and until when it is silent.
+    pub(super) fn state(&self, node: NodeId, now: Instant) -> (u64, Option<Option<Instant>>) {
+        let inner = self.inner.lock();
+        let Some(node) = inner.nodes.get(&node) else { return (0, None) };
+        let silent = node.silent_until.filter(|until| until.is_none_or(|until| now < until));
+        (node.breaks, silent)
+    }
+
+    /// Draws what happens to a request.
+    pub(super) fn plan(&self, request: &ProduceRequest) -> Plan {
+        let inner = &mut *self.inner.lock();
+        let mut plan = Plan { latency: inner.latency, ..Plan::default() };
+        if let Ok(jitter @ 1..) = u64::try_from(inner.jitter.as_nanos()) {
+            plan.latency = plan.latency.saturating_add(Duration::from_nanos(inner.random.below(jitter)));
+        }
+        let of_request = |effect| !matches!(effect, Effect::Fail { .. });
+        let struck = inner.rules.iter_mut().find_map(|rule| {
+            let strikes = of_request(rule.effect) && rule.fits_request(request) && rule.strikes(&mut inner.random);
+            strikes.then_some(rule.effect)
+        });
+        match struck {
+            Some(Effect::Lose { written }) => plan.fate = Fate::Lost { written },
+            Some(Effect::Disconnect { written }) => plan.fate = Fate::Disconnected { written },
+            Some(Effect::Delay(by)) => plan.delay = Some(by),
+            Some(Effect::Fail { .. }) | None => {}
+        }
+        inner.forget_used_up(struck.is_some());
+        plan
+    }
+
+    /// Draws whether a batch that would be accepted fails.
+    pub(super) fn failure(&self, node: NodeId, topic_partition: &TopicPartition) -> Option<Failure> {
+        let inner = &mut *self.inner.lock();
+        let struck = inner.rules.iter_mut().find_map(|rule| {
+            let Effect::Fail { code, written } = rule.effect else { return None };
+            let strikes = rule.fits(node, topic_partition) && rule.strikes(&mut inner.random);
+            strikes.then_some(Failure { code, written })
+        });
+        inner.forget_used_up(struck.is_some());
+        struck
+    }
+}
+
+impl Inner {
+    fn forget_used_up(&mut self, struck: bool) {
+        if struck {
+            self.rules.retain(|rule| rule.occurrence != Occurrence::Next(0));
+        }
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.inner.lock();
+        f.debug_struct("Faults")
+            .field("latency", &inner.latency)
+            .field("jitter", &inner.jitter)
+            .field("rules", &inner.rules)
+            .field("nodes", &inner.nodes)
+            .finish_non_exhaustive()
+    }
+}
