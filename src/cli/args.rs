@@ -104,7 +104,7 @@ pub struct CompareArgs {
     /// Write all figures to this file, as JSON.
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
-    /// What the sender talks to. Default: dir if --log-dir is given, else memory.
+    /// What the sender talks to. Default: dir if --log-dir is given, else drop.
     #[arg(long, value_name = "BROKER")]
     pub broker: Option<Broker>,
     /// Directory of the embedded broker's logs.
@@ -118,9 +118,9 @@ pub struct CompareArgs {
 /// What the sender of `compare` talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Broker {
-    /// An embedded broker that keeps the records in memory.
+    /// An embedded broker that keeps all records in memory: as much of it as there are records.
     Memory,
-    /// An embedded broker that acknowledges the records and drops them.
+    /// An embedded broker that checks and acknowledges the records, shows them to the check, and drops them.
     Drop,
     /// An embedded broker that writes the records to --log-dir.
     Dir,
@@ -215,7 +215,7 @@ impl CompareArgs {
     /// What the sender talks to.
     #[must_use]
     pub fn broker(&self) -> Broker {
-        self.broker.unwrap_or(if self.log_dir.is_some() { Broker::Dir } else { Broker::Memory })
+        self.broker.unwrap_or(if self.log_dir.is_some() { Broker::Dir } else { Broker::Drop })
     }
 
     /// Where the records come from.

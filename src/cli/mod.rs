@@ -1,5 +1,81 @@
-//! The command line: what it accepts, and where its records come from.
+//! The command line: what it accepts, where its records come from, and what it does with them.
 //!
 //! Part of the program, not of the library's public surface: nothing here is covered by its version number.
 pub mod args;
+pub mod check;
+mod child;
+mod compare;
+mod consume;
 pub mod input;
+mod produce;
+mod report;
+mod stop;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use args::{Command, Core};
+
+use crate::record::{BATCH_OVERHEAD, MAX_RECORD_OVERHEAD};
+
+/// Status after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    if let Some(status) = child::main_if_child() {
+        return status;
+    }
+    let command = match args::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(exit) => {
+            // A closed standard output or error cannot be told of anywhere.
+            let _ = match exit.status {
+                0 => writeln!(io::stdout(), "{}", exit.text.trim_end()),
+                _ => writeln!(io::stderr(), "{}", exit.text.trim_end()),
+            };
+            return ExitCode::from(exit.status);
+        }
+    };
+    log_to_standard_error();
+    let done = match command {
+        Command::Compare(args) => compare::run(&args),
+        Command::Produce(args) => produce::run(&args),
+        Command::Consume(args) => consume::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Warnings and errors of the library go to standard error, or what `RUST_LOG` names instead.
+fn log_to_standard_error() {
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
+    tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time().with_writer(io::stderr).init();
+}
+
+/// The longest line and key together, in bytes, that a record of at most `max_request_size` bytes has room for: less what the format needs around
+/// them (FMT-26), with the lengths of key, value and headers at their longest.
+fn max_line(max_request_size: usize, buffer_memory: u64) -> usize {
+    const LENGTHS: usize = 5 + 5 + 1;
+    let room = max_request_size.min(usize::try_from(buffer_memory).unwrap_or(usize::MAX));
+    room.saturating_sub(BATCH_OVERHEAD + MAX_RECORD_OVERHEAD + LENGTHS)
+}
+
+/// Calls a function that is generic over the accumulator with that of a core that is named at run time.
+macro_rules! with_core {
+    ($core:expr, $function:ident($($argument:expr),*)) => {
+        match $core {
+            $crate::cli::args::Core::Mutex => $function::<$crate::mutex::StdAccumulator>($($argument),*),
+            $crate::cli::args::Core::MutexParkingLot => $function::<$crate::mutex::ParkingLotAccumulator>($($argument),*),
+            core @ $crate::cli::args::Core::Lockfree => Err($crate::cli::no_such_core(core)),
+        }
+    };
+}
+use with_core;
+
+/// The arguments are checked against the list of cores that exist, so this is never seen.
+fn no_such_core(core: Core) -> anyhow::Error {
+    anyhow::anyhow!("this version has no {core} core")
+}

@@ -40,7 +40,7 @@ fn nothing_means_compare_on_the_sample() {
     assert_eq!(args.file, None);
     assert_eq!(args.amount(), Amount::Time(Duration::from_secs(2)));
     assert_eq!(args.core, CoreChoice::All);
-    assert_eq!((args.partitions, args.rounds, args.broker()), (6, 3, Broker::Memory));
+    assert_eq!((args.partitions, args.rounds, args.broker()), (6, 3, Broker::Drop));
     let tuning = Tuning { batch_size: 16_384, linger_ms: 5, buffer_memory: 33_554_432 };
     assert_eq!(args.tuning, tuning, "Kafka's defaults");
     assert!(args.threads() >= 1);

@@ -1,0 +1,163 @@
+//! `unlatched produce`: each line of a file or of standard input to the embedded broker, as one record.
+
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::args::ProduceArgs;
+use super::input::{Block, BlockReader, Line};
+use super::report::grouped;
+use super::stop::Stop;
+use super::with_core;
+use crate::accumulator::{Accumulator, AccumulatorConfig};
+use crate::batch::RecordFuture;
+use crate::broker::embedded::{EmbeddedBroker, Storage};
+use crate::error::TopicPartition;
+use crate::producer::{Producer, ProducerConfig, RoundRobin, partition_for_key};
+use crate::record::{NO_TIMESTAMP, Record};
+
+/// Records that may be unacknowledged before the oldest is waited for.
+const WINDOW: usize = 1 << 16;
+/// Records between two looks at the progress bar.
+const SHOW_EACH: u64 = 1 << 12;
+/// How long a close may take before what is left counts as lost.
+const CLOSE: Duration = Duration::from_secs(150);
+
+/// Sends the lines, prints a summary.
+pub(super) fn run(args: &ProduceArgs) -> Result<ExitCode> {
+    with_core!(args.core, produce(args))
+}
+
+fn produce<A: Accumulator>(args: &ProduceArgs) -> Result<ExitCode> {
+    let mut config = ProducerConfig {
+        accumulator: AccumulatorConfig {
+            buffer_memory: args.tuning.buffer_memory,
+            batch_size: args.tuning.batch_size,
+            linger: Duration::from_millis(args.tuning.linger_ms.into()),
+            ..AccumulatorConfig::default()
+        },
+        ..ProducerConfig::default()
+    };
+    // A file's lines keep their order within a partition also where a batch has to be sent again.
+    config.sender.guarantee_order = true;
+    config.sender.delivery_timeout =
+        config.sender.delivery_timeout.max(config.accumulator.linger + config.sender.request_timeout);
+    let max_line = super::max_line(config.sender.max_request_size, config.accumulator.buffer_memory);
+    // The input first: one that cannot be read leaves no directory behind.
+    let reader = std::sync::Arc::new(BlockReader::open(args.source(), args.options(max_line))?);
+    let storage = args.log_dir.as_ref().map_or(Storage::Memory, Storage::directory);
+    let broker = EmbeddedBroker::builder().storage(storage).open()?;
+    broker.ensure_topic(&args.topic, args.partitions)?;
+    let stop = Stop::on_signal();
+    let cancelled = std::sync::Arc::clone(&reader);
+    stop.then(move || cancelled.cancel());
+
+    let producer = Producer::<A>::start(config, broker.connect()?)?;
+    let mut sending = Sending {
+        producer: &producer,
+        partitions: (0..args.partitions)
+            .map(|number| producer.partition(&TopicPartition::new(args.topic.as_str(), number)))
+            .collect(),
+        round_robin: RoundRobin::new(),
+        pending: VecDeque::new(),
+        sent: 0,
+        bytes: 0,
+        acknowledged: 0,
+        failure: None,
+    };
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} records sent, {per_sec}, {elapsed}") {
+        bar.set_style(style);
+    }
+    let read = sending.read(&reader, &bar);
+    while sending.settle_oldest(true) {}
+    bar.finish_and_clear();
+    let Sending { sent, bytes, acknowledged, failure, .. } = sending;
+    let closed = producer.close(CLOSE);
+    drop(producer);
+    broker.sync()?;
+    eprintln!(
+        "{} of {} records acknowledged by {}, {} partition(s), {} bytes of values{}",
+        grouped(acknowledged),
+        grouped(sent),
+        args.topic,
+        args.partitions,
+        grouped(bytes),
+        if reader.short_rows() > 0 {
+            format!("; {} rows had too few fields for a key", grouped(reader.short_rows()))
+        } else {
+            String::new()
+        },
+    );
+    read?;
+    closed?;
+    if let Some(failure) = failure {
+        anyhow::bail!("{} records were lost; the first: {failure}", grouped(sent - acknowledged));
+    }
+    if stop.asked() {
+        eprintln!("interrupted: what was read until then is acknowledged");
+        return Ok(ExitCode::from(super::INTERRUPTED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Sending<'a, A: Accumulator> {
+    producer: &'a Producer<A>,
+    partitions: Vec<A::Partition>,
+    round_robin: RoundRobin,
+    pending: VecDeque<RecordFuture>,
+    sent: u64,
+    bytes: u64,
+    acknowledged: u64,
+    failure: Option<String>,
+}
+
+impl<A: Accumulator> Sending<'_, A> {
+    fn read(&mut self, reader: &BlockReader, bar: &ProgressBar) -> Result<()> {
+        let mut block = Block::new();
+        while reader.next_block(&mut block)? {
+            for line in block.lines() {
+                self.send(&line?)?;
+                if self.sent.is_multiple_of(SHOW_EACH) {
+                    bar.set_position(self.sent);
+                    while self.settle_oldest(self.pending.len() > WINDOW) {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, line: &Line<'_>) -> Result<()> {
+        let partitions = self.partitions.len() as i32;
+        let key = line.key.as_deref();
+        let partition = match key {
+            Some(key) => partition_for_key(key, partitions),
+            None => self.round_robin.next(partitions),
+        };
+        let record = Record { timestamp: NO_TIMESTAMP, key, value: Some(line.bytes), ..Record::default() };
+        let future = self.producer.send(&self.partitions[partition as usize], record);
+        self.pending.push_back(future.with_context(|| format!("line {}", line.number))?);
+        self.sent += 1;
+        self.bytes += line.bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Counts the oldest record if it is done, or once it is if `wait`. Whether there may be more to count.
+    fn settle_oldest(&mut self, wait: bool) -> bool {
+        let Some(oldest) = self.pending.front() else { return false };
+        if !wait && !oldest.is_done() {
+            return false;
+        }
+        let Some(future) = self.pending.pop_front() else { return false };
+        match future.wait() {
+            Ok(_) => self.acknowledged += 1,
+            Err(error) => {
+                self.failure.get_or_insert_with(|| error.to_string());
+            }
+        }
+        true
+    }
+}
