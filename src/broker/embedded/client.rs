@@ -32,7 +32,8 @@ const FULL: Duration = Duration::from_millis(100);
 /// A connection of one sender to the embedded broker, with a thread of its own.
 ///
 /// Its metadata is a copy of the broker's as of [`Broker::request_update`], or the connecting: as with a real cluster, what changes there is not seen
-/// here before it is asked for. Time is measured on the broker's own clock; the `now` that the trait's methods are given is not
+/// here before it is asked for; but a change ends the poll under way, so that a sender which
+/// waits for a topic or a leader asks again. Time is measured on the broker's own clock; the `now` that the trait's methods are given is not
 /// looked at.
 ///
 /// Dropping it ends the thread. Requests that have not come back are dropped with it, which aborts their records.
@@ -70,6 +71,7 @@ impl EmbeddedClient {
             stop: AtomicBool::new(false),
         });
         server.bells().add(&line.io);
+        server.watchers().add(&line.poller);
         let thread = thread::Builder::new().name("unlatched-broker".into()).spawn({
             let (server, line) = (server.clone(), line.clone());
             move || line.run(server)
@@ -122,8 +124,13 @@ impl Broker for EmbeddedClient {
         self.cluster.clone()
     }
 
+    /// The answer is there at once. If it is news, the next poll ends at once, as if it had just come in.
     fn request_update(&mut self) {
-        self.cluster = self.server.cluster();
+        let cluster = self.server.cluster();
+        if !Arc::ptr_eq(&cluster, &self.cluster) {
+            self.cluster = cluster;
+            self.line.poller.ring();
+        }
     }
 
     fn ready(&mut self, node: NodeId, _now: Instant) -> Result<(), Duration> {

@@ -184,3 +184,238 @@ impl Link {
         ended.extend(due.into_iter().map(|InFlight { request, outcome, .. }| ProduceResponse { request, outcome }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::ErrorCode;
+    use crate::broker::embedded::test_support::request;
+    use crate::broker::embedded::{EmbeddedBroker, Fault};
+    use crate::error::TopicPartition;
+    use crate::primitive::clock::{Clock, ManualClock};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    struct World {
+        clock: Arc<ManualClock>,
+        broker: EmbeddedBroker,
+        connection: Connection,
+        at: TopicPartition,
+    }
+
+    /// How a request ended.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum End {
+        Offset(i64),
+        Refused(ErrorCode),
+        Written,
+        TimedOut,
+        Disconnected,
+    }
+    use End::{Disconnected, Offset, Refused, TimedOut, Written};
+
+    impl World {
+        fn new(nodes: i32) -> Self {
+            let clock = ManualClock::at(0);
+            let broker = EmbeddedBroker::builder().nodes(nodes).clock(clock.clone()).seed(3).open().unwrap();
+            broker.create_topic("t", nodes).unwrap();
+            let connection = broker.connection();
+            Self { clock, broker, connection, at: TopicPartition::new("t", 0) }
+        }
+
+        fn submit(&mut self, id: u64) {
+            self.submit_with(id, |_| ());
+        }
+
+        fn submit_with(&mut self, id: u64, change: impl FnOnce(&mut ProduceRequest)) {
+            let mut request = request(id, &[&self.at]);
+            change(&mut request);
+            self.connection.submit(request, self.clock.now());
+        }
+
+        /// Lets `by` pass; what has ended then, and how long the connection would sleep.
+        fn after(&mut self, by: Duration) -> (Vec<(u64, End)>, Option<Duration>) {
+            self.clock.advance(by);
+            let mut ended = Vec::new();
+            let now = self.clock.now();
+            let next = self.connection.advance(now, &mut ended);
+            let end = |response: ProduceResponse| {
+                let end = match response.outcome {
+                    Outcome::Answered(answer) if answer[0].error == ErrorCode::None => Offset(answer[0].base_offset),
+                    Outcome::Answered(answer) => Refused(answer[0].error),
+                    Outcome::Written => Written,
+                    Outcome::TimedOut => TimedOut,
+                    Outcome::Disconnected => Disconnected,
+                    Outcome::UnsupportedVersion => unreachable!("the embedded broker knows one version"),
+                };
+                (response.request.id, end)
+            };
+            (ended.into_iter().map(end).collect(), next.map(|next| next.saturating_since(now)))
+        }
+
+        fn written(&self) -> i64 {
+            self.broker.end_offset(&self.at).unwrap()
+        }
+    }
+
+    #[test]
+    fn link_answers_at_once_and_in_order_without_faults() {
+        let mut world = World::new(1);
+        (0..5).for_each(|id| world.submit(id));
+        assert_eq!(world.connection.in_flight(), 5);
+        let ends = (0..5).map(|id| (id, Offset(id as i64))).collect();
+        assert_eq!(world.after(Duration::ZERO), (ends, None));
+        assert_eq!(world.connection.in_flight(), 0);
+    }
+
+    #[test]
+    fn link_keeps_the_order_of_answers_under_jitter() {
+        let mut world = World::new(1);
+        world.broker.faults().set_latency(10 * MS, 90 * MS);
+        let mut ended = Vec::new();
+        for id in 0..50 {
+            world.submit(id);
+            ended.extend(world.after(7 * MS).0);
+        }
+        while let Some(sleep) = world.after(Duration::ZERO).1 {
+            let (ends, _) = world.after(sleep);
+            assert!(!ends.is_empty(), "the time to be called again is that of an end");
+            ended.extend(ends);
+        }
+        assert_eq!(ended, (0..50).map(|id| (id, Offset(id as i64))).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn link_latency_is_neither_early_nor_late() {
+        let mut world = World::new(1);
+        world.broker.faults().set_latency(10 * MS, Duration::ZERO);
+        world.submit(0);
+        assert_eq!(world.after(Duration::ZERO), (vec![], Some(10 * MS)));
+        assert_eq!(world.written(), 1, "handled on arrival");
+        assert_eq!(world.after(9 * MS), (vec![], Some(MS)));
+        assert_eq!(world.after(MS), (vec![(0, Offset(0))], None));
+    }
+
+    #[test]
+    fn send_10_a_lost_answer_times_out_written_and_holds_nobody_up() {
+        let mut world = World::new(1);
+        world.broker.faults().inject(Fault::lose_response());
+        world.submit(0);
+        world.submit(1);
+        assert_eq!(world.after(Duration::ZERO), (vec![(1, Offset(1))], Some(30_000 * MS)));
+        assert_eq!(world.after(29_999 * MS).0, []);
+        assert_eq!(world.after(MS), (vec![(0, TimedOut)], None));
+        assert_eq!(world.written(), 2);
+    }
+
+    #[test]
+    fn send_10_a_lost_request_times_out_unwritten() {
+        let mut world = World::new(1);
+        world.broker.faults().inject(Fault::lose_request());
+        world.submit(0);
+        assert_eq!(world.after(Duration::ZERO), (vec![], Some(30_000 * MS)));
+        assert_eq!(world.after(30_000 * MS), (vec![(0, TimedOut)], None));
+        assert_eq!(world.written(), 0);
+    }
+
+    #[test]
+    fn send_10_an_answer_later_than_the_timeout_is_a_timeout() {
+        let mut world = World::new(1);
+        world.broker.faults().set_latency(30_000 * MS, Duration::ZERO);
+        world.submit(0);
+        world.submit_with(1, |request| request.timeout = 29_999 * MS);
+        assert_eq!(world.after(Duration::ZERO), (vec![], Some(29_999 * MS)));
+        assert_eq!(world.after(29_998 * MS).0, []);
+        assert_eq!(world.after(MS).0, [(1, TimedOut)]);
+        assert_eq!(world.after(MS).0, [(0, Offset(0))], "at its timeout is in time");
+    }
+
+    #[test]
+    fn link_delayed_answer_is_overtaken() {
+        let mut world = World::new(1);
+        world.broker.faults().inject(Fault::delay(20 * MS));
+        world.submit(0);
+        world.submit(1);
+        assert_eq!(world.after(Duration::ZERO), (vec![(1, Offset(1))], Some(20 * MS)));
+        assert_eq!(world.after(20 * MS), (vec![(0, Offset(0))], None));
+    }
+
+    #[test]
+    fn send_11_without_acks_nothing_is_waited_for() {
+        let mut world = World::new(1);
+        let faults = world.broker.faults().clone();
+        faults.set_latency(10 * MS, Duration::ZERO);
+        faults.inject(Fault::lose_response());
+        faults.inject(Fault::fail(ErrorCode::NotEnoughReplicas));
+        world.submit_with(0, |request| request.acks = Acks::None);
+        world.submit_with(1, |request| request.acks = Acks::None);
+        assert_eq!(world.after(Duration::ZERO), (vec![(0, Written), (1, Written)], None));
+        assert_eq!(world.written(), 1, "one was refused, which nobody hears of");
+    }
+
+    #[test]
+    fn send_10_a_disconnect_takes_everything_in_flight_with_it_in_order() {
+        let mut world = World::new(1);
+        let faults = world.broker.faults().clone();
+        faults.inject(Fault::delay(MS));
+        world.submit(0);
+        assert_eq!(world.after(Duration::ZERO).0, []);
+        faults.inject(Fault::disconnect());
+        (1..4).for_each(|id| world.submit(id));
+        let lost = (0..4).map(|id| (id, Disconnected)).collect();
+        assert_eq!(world.after(Duration::ZERO), (lost, None));
+        assert_eq!(world.written(), 1);
+        faults.inject(Fault::disconnect().after_writing());
+        world.submit(4);
+        assert_eq!(world.after(Duration::ZERO).0, [(4, Disconnected)]);
+        assert_eq!(world.written(), 2);
+        world.submit(5);
+        assert_eq!(world.after(Duration::ZERO).0, [(5, Offset(2))], "a new connection");
+    }
+
+    #[test]
+    fn send_10_breaking_connections_takes_answers_on_their_way_of_that_node_only() {
+        let mut world = World::new(2);
+        let faults = world.broker.faults().clone();
+        faults.break_connections(NodeId(0));
+        faults.set_latency(MS, Duration::ZERO);
+        world.submit(0);
+        world.submit_with(1, |request| request.node = NodeId(1));
+        assert_eq!(world.after(Duration::ZERO).0, [], "a break before the request is no matter of its");
+        faults.break_connections(NodeId(0));
+        assert_eq!(world.after(Duration::ZERO), (vec![(0, Disconnected)], Some(MS)));
+        assert_eq!(world.after(MS).0, [(1, Refused(ErrorCode::NotLeaderOrFollower))]);
+    }
+
+    #[test]
+    fn link_silent_node_reads_later_what_has_not_timed_out() {
+        let mut world = World::new(1);
+        world.broker.faults().silence(NodeId(0), 50 * MS);
+        world.submit_with(0, |request| request.timeout = 20 * MS);
+        world.submit(1);
+        assert_eq!(world.after(Duration::ZERO), (vec![], Some(20 * MS)));
+        assert_eq!(world.after(20 * MS), (vec![(0, TimedOut)], Some(30 * MS)));
+        assert_eq!(world.written(), 0);
+        assert_eq!(world.after(30 * MS), (vec![(1, Offset(0))], None));
+    }
+
+    #[test]
+    fn link_node_silenced_for_good_reads_when_resumed() {
+        let mut world = World::new(1);
+        let faults = world.broker.faults().clone();
+        faults.silence_until_resumed(NodeId(0));
+        world.submit(0);
+        assert_eq!(world.after(1_000 * MS), (vec![], Some(29_000 * MS)));
+        faults.resume(NodeId(0));
+        assert_eq!(world.after(Duration::ZERO).0, [(0, Offset(0))]);
+    }
+
+    #[test]
+    fn link_to_a_node_that_is_not_there_is_lost_at_once() {
+        let mut world = World::new(1);
+        world.submit_with(0, |request| request.node = NodeId(9));
+        assert_eq!(world.after(Duration::ZERO), (vec![(0, Disconnected)], None));
+    }
+}

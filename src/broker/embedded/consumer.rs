@@ -121,7 +121,7 @@ impl Batches {
         match file {
             Some((path, len)) => Self::of_file(topic_partition, &path, len, from),
             None => {
-                let first = partition.with_log(|log, _| first_batch(log, from));
+                let first = partition.with_log(|log, _| first_batch(log, from, end));
                 let source = Source::Memory { partition, index: first.0, position: first.1 };
                 let mut batches = Self::new(topic_partition, source, from, Some(end))?;
                 batches.next_offset = first.2;
@@ -204,13 +204,17 @@ impl Batches {
     }
 }
 
-/// Index, position in bytes, and base offset of the batch in memory that has `from`.
-fn first_batch(log: &Log, from: i64) -> (usize, u64, i64) {
+/// Index, position in bytes, and base offset of the batch in memory that has `from`; of the one to come if `from` is the `end`.
+fn first_batch(log: &Log, from: i64, end: i64) -> (usize, u64, i64) {
     let Log::Memory(batches) = log else { return (0, 0, 0) };
     let base = |batch: &Bytes| batch.first_chunk().map_or(0, |field| i64::from_be_bytes(*field));
-    let index = batches.partition_point(|batch| base(batch) <= from).saturating_sub(1);
+    let index = if from == end {
+        batches.partition_point(|batch| base(batch) < end)
+    } else {
+        batches.partition_point(|batch| base(batch) <= from).saturating_sub(1)
+    };
     let position = batches[..index].iter().map(|batch| batch.len() as u64).sum();
-    (index, position, batches.get(index).map_or(0, base))
+    (index, position, batches.get(index).map_or(end, base))
 }
 
 impl Iterator for Batches {
@@ -296,3 +300,163 @@ impl Iterator for Records {
 }
 
 impl FusedIterator for Records {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::embedded::test_support::{bytes, mend};
+    use crate::broker::embedded::{EmbeddedBroker, Storage};
+    use crate::broker::{ErrorCode, NodeId};
+
+    fn at(partition: i32) -> TopicPartition {
+        TopicPartition::new("t", partition)
+    }
+
+    /// Batches of 1, 2 and 3 records in partition 0; partition 1 is empty.
+    fn filled(storage: Storage) -> EmbeddedBroker {
+        let broker = EmbeddedBroker::builder().storage(storage).open().unwrap();
+        broker.create_topic("t", 2).unwrap();
+        for values in [&["0"][..], &["1", "2"], &["3", "4", "5"]] {
+            assert_eq!(broker.produce(NodeId(0), &at(0), &bytes(values)).error, ErrorCode::None);
+        }
+        broker
+    }
+
+    fn offsets_and_values(records: Records) -> Vec<(i64, String)> {
+        records
+            .map(|record| record.unwrap())
+            .map(|record| (record.offset, String::from_utf8(record.value.unwrap().to_vec()).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn consumer_reads_the_same_from_memory_from_a_live_directory_and_from_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, files) = (filled(Storage::Memory), filled(Storage::directory(dir.path())));
+        let consumer = Consumer::open(dir.path(), "t").unwrap();
+        assert_eq!(consumer.partitions(), 2);
+        for from in 0..=6 {
+            let expected = (from..6).map(|offset| (offset, offset.to_string())).collect::<Vec<_>>();
+            for records in [
+                memory.read(&at(0), from).unwrap().records(),
+                files.read(&at(0), from).unwrap().records(),
+                consumer.records(0, from).unwrap(),
+            ] {
+                assert_eq!(offsets_and_values(records), expected, "from {from}");
+            }
+            let batches = |batches: Batches| batches.map(|batch| batch.unwrap()).collect::<Vec<_>>();
+            let from_memory = batches(memory.read(&at(0), from).unwrap());
+            assert_eq!(from_memory, batches(consumer.batches(0, from).unwrap()));
+            assert_eq!(from_memory.len(), [3, 2, 2, 1, 1, 1, 0][usize::try_from(from).unwrap()], "from {from}");
+        }
+        assert_eq!(consumer.records(1, 0).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn consumer_knows_offsets_and_partitions_that_are_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, files) = (filled(Storage::Memory), filled(Storage::directory(dir.path())));
+        for broker in [&memory, &files] {
+            for from in [-1, 7] {
+                assert!(matches!(broker.read(&at(0), from), Err(ReadError::OffsetOutOfRange { .. })), "from {from}");
+            }
+            assert!(matches!(broker.read(&at(2), 0), Err(ReadError::UnknownPartition { .. })));
+        }
+        let consumer = Consumer::open(dir.path(), "t").unwrap();
+        assert!(matches!(consumer.batches(2, 0), Err(ReadError::UnknownPartition { .. })));
+        assert!(matches!(consumer.batches(-1, 0), Err(ReadError::UnknownPartition { .. })));
+        assert!(matches!(consumer.batches(0, -1), Err(ReadError::OffsetOutOfRange { .. })));
+        let beyond = consumer.batches(0, 7).unwrap().next().unwrap();
+        assert!(matches!(beyond, Err(ReadError::OffsetOutOfRange { from: 7, end: 6, .. })), "{beyond:?}");
+        assert!(matches!(Consumer::open(dir.path(), "u"), Err(ReadError::UnknownPartition { .. })));
+        assert!(matches!(Consumer::open(dir.path().join("none"), "t"), Err(ReadError::Storage(_))));
+        let dropping = filled(Storage::Drop);
+        assert!(matches!(dropping.read(&at(0), 0), Err(ReadError::NotKept { .. })));
+    }
+
+    #[test]
+    fn consumer_reading_ends_where_the_log_ended_when_it_began() {
+        let dir = tempfile::tempdir().unwrap();
+        for broker in [filled(Storage::Memory), filled(Storage::directory(dir.path()))] {
+            let mut batches = broker.read(&at(0), 0).unwrap();
+            broker.produce(NodeId(0), &at(0), &bytes(&["6"]));
+            assert_eq!(batches.by_ref().count(), 3);
+            let next = broker.read(&at(0), batches.next_offset()).unwrap().records();
+            assert_eq!(offsets_and_values(next), [(6, "6".into())]);
+        }
+    }
+
+    #[test]
+    fn consumer_detects_every_damaged_byte_and_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(filled(Storage::directory(dir.path())));
+        let path = dir.path().join("t-0").join(SEGMENT);
+        let good = std::fs::read(&path).unwrap();
+        let consumer = Consumer::open(dir.path(), "t").unwrap();
+        let second = RecordBatch::peek_len(&good).unwrap().unwrap();
+        let end = second + RecordBatch::peek_len(&good[second..]).unwrap().unwrap();
+        for byte in second..end {
+            let mut bad = good.clone();
+            bad[byte] ^= 0x10;
+            std::fs::write(&path, &bad).unwrap();
+            let mut records = consumer.records(0, 0).unwrap();
+            assert_eq!(records.next().unwrap().unwrap().offset, 0);
+            let fault = records.find_map(Result::err);
+            if (12..16).contains(&(byte - second)) {
+                assert!(fault.is_none(), "the leader epoch is under no CRC");
+                continue;
+            }
+            let Some(ReadError::Damaged { position, offset: 1, cause, .. }) = fault else { panic!("{fault:?}") };
+            assert_eq!(position, second as u64, "byte {byte}: {cause}");
+            assert!(records.next().is_none(), "nothing behind a fault is read");
+        }
+    }
+
+    #[test]
+    fn consumer_detects_a_missing_batch_a_torn_one_and_a_bad_record_under_a_good_crc() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(filled(Storage::directory(dir.path())));
+        let path = dir.path().join("t-0").join(SEGMENT);
+        let good = std::fs::read(&path).unwrap();
+        let consumer = Consumer::open(dir.path(), "t").unwrap();
+        let fault = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            match consumer.records(0, 0).unwrap().find_map(Result::err) {
+                Some(ReadError::Damaged { position, offset, cause, .. }) => (position, offset, cause),
+                other => panic!("{other:?}"),
+            }
+        };
+        let second = RecordBatch::peek_len(&good).unwrap().unwrap();
+        let third = second + RecordBatch::peek_len(&good[second..]).unwrap().unwrap();
+        let missing = [&good[..second], &good[third..]].concat();
+        assert!(matches!(fault(&missing), (_, 1, BatchFault::Gap { expected: 1, found: 3 })));
+        assert!(matches!(fault(&good[second..]), (0, 0, BatchFault::Gap { expected: 0, found: 1 })));
+        assert!(matches!(fault(&good[..good.len() - 1]), (at, 3, BatchFault::Torn { .. }) if at == third as u64));
+        let mut bad = good[..second].to_vec();
+        *bad.last_mut().unwrap() = 9;
+        assert!(matches!(fault(&mend(bad)), (0, 0, BatchFault::Corrupt(_))));
+    }
+
+    #[test]
+    fn consumer_gives_key_value_headers_and_time_as_they_were() {
+        use crate::record::{
+            BATCH_OVERHEAD, Header, HeaderSpec, Record, encode_record, record_size, write_batch_header,
+        };
+        let headers = [Header { key: "h", value: Some(b"v") }, Header { key: "h", value: None }];
+        let record = Record { timestamp: 77, key: Some(b"key"), value: None, headers: &headers };
+        let mut batch = vec![0; BATCH_OVERHEAD + record_size(0, 0, &record)];
+        encode_record(&mut batch[BATCH_OVERHEAD..], 0, 0, &record);
+        let spec = HeaderSpec { base_timestamp: 77, max_timestamp: 77, records_count: 1, ..HeaderSpec::default() };
+        write_batch_header(&mut batch, &spec).unwrap();
+        let broker = filled(Storage::Memory);
+        assert_eq!(broker.produce(NodeId(0), &at(1), &batch).error, ErrorCode::None);
+        let expected = ConsumedRecord {
+            offset: 0,
+            timestamp: 77,
+            key: Some(Bytes::from_static(b"key")),
+            value: None,
+            headers: vec![("h".into(), Some(Bytes::from_static(b"v"))), ("h".into(), None)],
+        };
+        assert_eq!(broker.read(&at(1), 0).unwrap().records().map(Result::unwrap).collect::<Vec<_>>(), [expected]);
+    }
+}

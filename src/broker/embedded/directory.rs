@@ -209,3 +209,103 @@ fn parse_name(name: &str) -> Option<(&str, usize)> {
     // One spelling per number, so that no two directories are the same partition.
     (is_topic_name(topic) && number.to_string() == partition).then_some((topic, usize::try_from(number).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::embedded::error::EmbeddedError;
+    use crate::broker::embedded::{EmbeddedBroker, Storage};
+
+    fn open(path: &Path) -> Result<EmbeddedBroker, EmbeddedError> {
+        EmbeddedBroker::builder().storage(Storage::directory(path)).open()
+    }
+
+    fn storage_error(path: &Path) -> StorageError {
+        match open(path) {
+            Err(EmbeddedError::Storage(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn broker_knows_partitions_by_kafkas_directory_names() {
+        assert_eq!(parse_name("clicks-0"), Some(("clicks", 0)));
+        assert_eq!(parse_name("a-b.c_d-12"), Some(("a-b.c_d", 12)));
+        assert_eq!(parse_name("clicks--1"), Some(("clicks-", 1)), "a topic's name may end with a hyphen");
+        for no in ["clicks", "clicks-", "clicks-00", "clicks-+1", "-0", ".-0", "cl icks-0", "x-2147483648"] {
+            assert_eq!(parse_name(no), None, "{no}");
+        }
+    }
+
+    #[test]
+    fn broker_takes_kafkas_topic_names_only() {
+        for yes in ["a", "A.b_c-9", "...", &"x".repeat(249)] {
+            assert!(is_topic_name(yes), "{yes}");
+        }
+        for no in ["", ".", "..", "a b", "a/b", "ä", "a\0", &"x".repeat(250)] {
+            assert!(!is_topic_name(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn broker_keeps_a_second_one_out_of_its_directory_until_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path()).unwrap();
+        assert!(matches!(storage_error(dir.path()), StorageError::Locked { .. }));
+        let client = first.connect().unwrap();
+        drop(first);
+        assert!(matches!(storage_error(dir.path()), StorageError::Locked { .. }), "a client keeps it open");
+        drop(client);
+        open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn broker_says_where_it_cannot_write_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = storage_error(&file.join("logs"));
+        assert!(error.to_string().contains("file/logs"), "{error}");
+        let blocked = dir.path().join("blocked");
+        fs::create_dir_all(blocked.join(LOCK)).unwrap();
+        assert!(matches!(storage_error(&blocked), StorageError::Io { .. }));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing new");
+    }
+
+    #[test]
+    fn broker_creates_a_topic_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = open(dir.path()).unwrap();
+        fs::write(dir.path().join("clicks-2"), "in the way").unwrap();
+        let error = broker.create_topic("clicks", 4).unwrap_err();
+        assert!(matches!(error, EmbeddedError::Storage(StorageError::Io { .. })), "{error}");
+        assert_eq!(broker.partitions("clicks"), None);
+        assert!(!dir.path().join("clicks-0").exists() && !dir.path().join("clicks-1").exists());
+        fs::remove_file(dir.path().join("clicks-2")).unwrap();
+        broker.create_topic("clicks", 4).unwrap();
+        fs::write(dir.path().join("clicks-5"), "in the way").unwrap();
+        assert!(broker.ensure_topic("clicks", 6).is_err());
+        assert_eq!(broker.partitions("clicks"), Some(4), "those that were there stay");
+        assert!(dir.path().join("clicks-3").exists() && !dir.path().join("clicks-4").exists());
+    }
+
+    #[test]
+    fn broker_opens_no_directory_that_lacks_a_partition_or_has_other_segments() {
+        let dir = tempfile::tempdir().unwrap();
+        for partition in [0, 1, 3, 2_000_000_000] {
+            fs::create_dir(dir.path().join(format!("clicks-{partition}"))).unwrap();
+        }
+        let error = storage_error(dir.path());
+        let missing = TopicPartition::new("clicks", 2);
+        assert!(
+            matches!(&error, StorageError::MissingPartition { topic_partition, .. } if *topic_partition == missing)
+        );
+        fs::remove_dir(dir.path().join("clicks-3")).unwrap();
+        fs::remove_dir(dir.path().join("clicks-2000000000")).unwrap();
+        let other = dir.path().join("clicks-1").join("00000000000000000170.log");
+        fs::write(&other, "").unwrap();
+        assert!(matches!(storage_error(dir.path()), StorageError::OtherSegment { path } if path == other));
+        fs::remove_file(other).unwrap();
+        assert_eq!(open(dir.path()).unwrap().partitions("clicks"), Some(2), "an empty directory is an empty log");
+    }
+}

@@ -317,3 +317,77 @@ impl fmt::Debug for Faults {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::embedded::test_support::request;
+    use crate::primitive::clock::ManualClock;
+
+    fn faults(seed: u64) -> Faults {
+        Faults::new(seed, ManualClock::at(0), Bells::default())
+    }
+
+    fn at(partition: i32) -> TopicPartition {
+        TopicPartition::new("t", partition)
+    }
+
+    #[test]
+    fn faults_of_one_seed_repeat_and_those_of_another_differ() {
+        let draw = |seed| {
+            let faults = faults(seed);
+            faults.set_latency(Duration::from_millis(1), Duration::from_millis(1));
+            faults.inject(Fault::lose_response().rate(0.5));
+            faults.inject(Fault::fail(ErrorCode::CorruptMessage).rate(0.5));
+            let request = request(0, &[&at(0)]);
+            (0..32).map(|_| (faults.plan(&request), faults.failure(NodeId(0), &at(0)))).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        let latencies = draw(1).iter().map(|(plan, _)| plan.latency).collect::<Vec<_>>();
+        let (low, high) = (Duration::from_millis(1), Duration::from_millis(2));
+        assert!(latencies.iter().all(|latency| (low..high).contains(latency)));
+        assert!(latencies.windows(2).any(|pair| pair[0] != pair[1]), "jitter");
+    }
+
+    #[test]
+    fn faults_strike_as_often_as_told_and_where_told() {
+        let faults = faults(0);
+        let (here, there) = (request(0, &[&at(0), &at(1)]), request(1, &[&at(2)]));
+        faults.inject(Fault::lose_request().next(2).at_partition(at(1)));
+        let lost = Fate::Lost { written: false };
+        let fates = [&there, &here, &there, &here, &here].map(|request| faults.plan(request).fate);
+        assert_eq!(fates, [Fate::Answered, lost, Fate::Answered, lost, Fate::Answered]);
+
+        faults.inject(Fault::fail(ErrorCode::NotEnoughReplicas).after_writing().at_node(NodeId(1)));
+        assert_eq!(faults.failure(NodeId(0), &at(0)), None);
+        let failure = Failure { code: ErrorCode::NotEnoughReplicas, written: true };
+        assert_eq!(faults.failure(NodeId(1), &at(0)), Some(failure));
+        assert_eq!(faults.failure(NodeId(1), &at(0)), None, "once");
+    }
+
+    #[test]
+    fn fault_rates_zero_and_one_are_never_and_always_until_cleared() {
+        let faults = faults(0);
+        let request = request(0, &[&at(0)]);
+        faults.inject(Fault::disconnect().rate(0.0));
+        faults.inject(Fault::lose_request().rate(f64::NAN));
+        faults.inject(Fault::delay(Duration::from_secs(1)).rate(1.0));
+        for _ in 0..100 {
+            let plan = faults.plan(&request);
+            assert_eq!((plan.fate, plan.delay), (Fate::Answered, Some(Duration::from_secs(1))));
+        }
+        faults.clear();
+        assert_eq!(faults.plan(&request), Plan::default());
+    }
+
+    #[test]
+    fn fault_added_first_strikes_first_and_uses_up_no_other() {
+        let faults = faults(0);
+        let request = request(0, &[&at(0)]);
+        faults.inject(Fault::lose_response());
+        faults.inject(Fault::disconnect().after_writing());
+        let fates = [(); 3].map(|()| faults.plan(&request).fate);
+        assert_eq!(fates, [Fate::Lost { written: true }, Fate::Disconnected { written: true }, Fate::Answered]);
+    }
+}

@@ -310,3 +310,173 @@ fn whole_batch_behind(mut file: &File, found: &Found, length: u64) -> io::Result
         RecordBatch::parse(rest).ok().map(|(batch, _)| batch.base_offset())
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::embedded::test_support::bytes;
+    use crate::record::assign_offset;
+
+    /// Batches of 1, 2, 3, ... records, as a log has them; and where each begins, with the end behind.
+    fn log_of(batches: usize) -> (Vec<u8>, Vec<usize>) {
+        let (mut log, mut starts, mut offset) = (Vec::new(), vec![0], 0);
+        for records in 1..=batches {
+            let mut batch = bytes(&vec!["some value"; records]);
+            assign_offset(&mut batch, offset, 0);
+            offset += i64::try_from(records).unwrap();
+            log.extend_from_slice(&batch);
+            starts.push(log.len());
+        }
+        (log, starts)
+    }
+
+    struct Dir(tempfile::TempDir);
+
+    impl Dir {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.path().join(SEGMENT)
+        }
+
+        fn open(&self, bytes: &[u8], corruption: Corruption) -> Result<(LogFile, Found), StorageError> {
+            std::fs::write(self.path(), bytes).unwrap();
+            LogFile::open(self.path(), Fsync::OnClose, corruption)
+        }
+    }
+
+    #[test]
+    fn broker_cuts_a_torn_tail_of_every_length_at_the_last_whole_batch() {
+        let (log, starts) = log_of(3);
+        let dir = Dir::new();
+        for len in starts[2]..log.len() {
+            for corruption in [Corruption::Truncate, Corruption::Refuse] {
+                let (mut file, found) = dir.open(&log[..len], corruption).unwrap();
+                assert_eq!((found.batches, found.records, found.next_offset), (2, 3, 3), "{len} bytes");
+                assert_eq!(std::fs::read(dir.path()).unwrap(), log[..starts[2]]);
+                match found.cut {
+                    None => assert_eq!(len, starts[2]),
+                    Some(cut) => {
+                        assert!(matches!(cut.cause, BatchFault::Torn { .. }), "{:?}", cut.cause);
+                        let expected = (len as u64, (len - starts[2]) as u64, 3, None);
+                        assert_eq!((cut.length, cut.bytes, cut.offset, cut.lost_from), expected);
+                    }
+                }
+                file.append(&log[starts[2]..]).unwrap();
+                assert_eq!(std::fs::read(dir.path()).unwrap(), log, "the next write goes where the cut was");
+            }
+        }
+    }
+
+    #[test]
+    fn broker_cuts_zeros_behind_the_last_batch() {
+        let (mut log, starts) = log_of(2);
+        log.resize(log.len() + 4_096, 0);
+        let (_, found) = Dir::new().open(&log, Corruption::Refuse).unwrap();
+        assert_eq!((found.bytes, found.next_offset), (starts[2] as u64, 3));
+        assert_eq!(found.cut.unwrap().bytes, 4_096);
+    }
+
+    #[test]
+    fn broker_cuts_or_refuses_a_log_damaged_in_its_middle_and_says_what_is_lost() {
+        let (log, starts) = log_of(4);
+        // In the second batch: its CRC'd body, its length (which then reaches over the end), its offset.
+        for (at, flip) in [(starts[1] + 70, 1), (starts[1] + 8, 0x40), (starts[1] + 7, 2)] {
+            let mut bad = log.clone();
+            bad[at] ^= flip;
+            let dir = Dir::new();
+            let error = dir.open(&bad, Corruption::Refuse).unwrap_err();
+            assert!(
+                matches!(error, StorageError::Corrupt { position, offset: 1, next: 3, .. } if position == starts[1] as u64),
+                "{error}"
+            );
+            assert_eq!(std::fs::read(dir.path()).unwrap(), bad, "a refused log is not touched");
+            let (_, found) = dir.open(&bad, Corruption::Truncate).unwrap();
+            let cut = found.cut.unwrap();
+            assert_eq!((cut.offset, cut.bytes, cut.lost_from), (1, (log.len() - starts[1]) as u64, Some(3)));
+            assert_eq!(std::fs::read(dir.path()).unwrap(), log[..starts[1]]);
+        }
+    }
+
+    #[test]
+    fn broker_reads_no_log_whose_offsets_have_a_gap() {
+        let (log, starts) = log_of(3);
+        let without_second = [&log[..starts[1]], &log[starts[2]..]].concat();
+        let mut reader = BatchReader::new(&*without_second, without_second.len() as u64);
+        assert!(reader.next().unwrap().is_some());
+        let error = reader.next().unwrap_err();
+        assert!(matches!(error, BatchFault::Gap { expected: 1, found: 3 }), "{error}");
+        assert_eq!(reader.position(), starts[1] as u64);
+    }
+
+    #[test]
+    fn broker_allocates_nothing_for_a_length_that_is_not_there() {
+        let mut bad = bytes(&["v"]);
+        bad[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
+        let mut reader = BatchReader::new(&*bad, bad.len() as u64);
+        assert!(matches!(reader.next(), Err(BatchFault::Torn { .. })));
+        assert!(reader.batch.capacity() < 1_000);
+    }
+
+    /// A disk that is full after so many bytes.
+    #[derive(Debug, Default)]
+    struct Disk {
+        bytes: Vec<u8>,
+        room: usize,
+        cannot_truncate: bool,
+        cannot_sync: bool,
+    }
+
+    impl Medium for Disk {
+        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+            let fits = bytes.len().min(self.room - self.bytes.len());
+            self.bytes.extend_from_slice(&bytes[..fits]);
+            if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+
+        fn truncate(&mut self, len: u64) -> io::Result<()> {
+            if self.cannot_truncate {
+                return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            }
+            self.bytes.truncate(usize::try_from(len).unwrap());
+            Ok(())
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            if self.cannot_sync { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn broker_cuts_back_what_a_full_disk_did_not_take_whole() {
+        let (log, starts) = log_of(2);
+        for room in starts[1]..log.len() {
+            let mut file = LogFile::new(Disk { room, ..Disk::default() }, PathBuf::from("a log"), 0, Fsync::OnClose);
+            file.append(&log[..starts[1]]).unwrap();
+            let error = file.append(&log[starts[1]..]).unwrap_err();
+            assert!(error.to_string().contains("a log"), "{error}");
+            assert_eq!(file.medium.bytes, log[..starts[1]]);
+            file.medium.room = usize::MAX;
+            file.append(&log[starts[1]..]).unwrap();
+            assert_eq!((&file.medium.bytes, file.len()), (&log, log.len() as u64), "room again: it goes on");
+        }
+    }
+
+    #[test]
+    fn broker_takes_a_log_offline_if_it_cannot_cut_back_or_sync() {
+        let disks = [
+            (Disk { room: 10, cannot_truncate: true, ..Disk::default() }, Fsync::OnClose),
+            (Disk { room: usize::MAX, cannot_sync: true, ..Disk::default() }, Fsync::EveryBatch),
+        ];
+        for (disk, fsync) in disks {
+            let mut file = LogFile::new(disk, PathBuf::from("a log"), 0, fsync);
+            let batch = bytes(&["v"]);
+            assert!(matches!(file.append(&batch), Err(StorageError::Io { .. })));
+            file.medium = Disk { room: usize::MAX, ..Disk::default() };
+            assert!(matches!(file.append(&batch), Err(StorageError::Offline { .. })));
+            assert!(file.medium.bytes.is_empty());
+        }
+    }
+}

@@ -164,3 +164,110 @@ fn check_records(batch: &RecordBatch<'_>) -> Result<i64, Refusal> {
     }
     Ok(max_timestamp)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::embedded::test_support::{bytes, mend, with_bit, with_header};
+    use crate::record::BATCH_OVERHEAD;
+
+    const LIMITS: Limits = Limits { max_message_bytes: 10_000, timestamp_type: TimestampType::CreateTime };
+
+    fn code(bytes: &[u8]) -> ErrorCode {
+        check(bytes, LIMITS).map_or_else(|refusal| refusal.code, |_| ErrorCode::None)
+    }
+
+    fn good() -> Vec<u8> {
+        bytes(&["one", "two", "three"])
+    }
+
+    #[test]
+    fn broker_takes_a_good_batch_and_no_other_number_of_them() {
+        assert_eq!(code(&good()), ErrorCode::None);
+        assert_eq!(code(&[]), ErrorCode::InvalidRecord);
+        assert_eq!(code(&[good(), good()].concat()), ErrorCode::InvalidRecord);
+        assert_eq!(code(&[good(), vec![0]].concat()), ErrorCode::InvalidRecord);
+    }
+
+    #[test]
+    fn broker_answers_every_cut_and_every_flipped_bit_with_an_error() {
+        let good = good();
+        for len in 1..good.len() {
+            assert_eq!(code(&good[..len]), ErrorCode::CorruptMessage, "{len} bytes");
+        }
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let expected = match bit / 8 {
+                // Base offset and magic are looked at before the CRC.
+                0..8 | 16 => ErrorCode::InvalidRecord,
+                // A length that is too short leaves bytes behind the batch.
+                8..12 if bad[8..12] < good[8..12] && bad[8] < 128 && bad[11] >= 49 => ErrorCode::InvalidRecord,
+                // The leader epoch is the broker's, and under no CRC.
+                12..16 => ErrorCode::None,
+                _ => ErrorCode::CorruptMessage,
+            };
+            assert_eq!(code(&bad), expected, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn broker_refuses_what_a_header_may_not_say() {
+        type Change = fn(&mut crate::record::BatchHeader);
+        let cases: &[(&str, Change, ErrorCode)] = &[
+            ("base offset", |h| h.base_offset = 1, ErrorCode::InvalidRecord),
+            ("negative count", |h| h.records_count = -1, ErrorCode::InvalidRecord),
+            ("no records", |h| (h.records_count, h.last_offset_delta) = (0, -1), ErrorCode::InvalidRecord),
+            ("count above offsets", |h| h.records_count = 4, ErrorCode::InvalidRecord),
+            ("offsets above count", |h| h.last_offset_delta = 3, ErrorCode::InvalidRecord),
+            ("last offset delta", |h| h.last_offset_delta = i32::MAX, ErrorCode::InvalidRecord),
+            ("too few records", |h| (h.records_count, h.last_offset_delta) = (4, 3), ErrorCode::InvalidRecord),
+            ("too many records", |h| (h.records_count, h.last_offset_delta) = (2, 1), ErrorCode::InvalidRecord),
+            ("control", |h| h.attributes = with_bit(h.attributes, 1 << 5), ErrorCode::InvalidRecord),
+            ("transaction without id", |h| h.attributes = with_bit(h.attributes, 1 << 4), ErrorCode::InvalidRecord),
+            ("id without sequence", |h| h.producer_id = 7, ErrorCode::InvalidRecord),
+            ("log append time", |h| h.attributes = with_bit(h.attributes, 1 << 3), ErrorCode::InvalidTimestamp),
+            ("largest timestamp", |h| h.max_timestamp += 1, ErrorCode::InvalidTimestamp),
+            ("gzip", |h| h.attributes = with_bit(h.attributes, 1), ErrorCode::UnsupportedCompressionType),
+            ("no such codec", |h| h.attributes = with_bit(h.attributes, 7), ErrorCode::UnsupportedCompressionType),
+        ];
+        for (what, change, expected) in cases {
+            assert_eq!(code(&with_header(good(), change)), *expected, "{what}");
+        }
+        let idempotent = |h: &mut crate::record::BatchHeader| {
+            (h.producer_id, h.producer_epoch, h.base_sequence) = (7, 0, 0);
+        };
+        assert_eq!(code(&with_header(good(), idempotent)), ErrorCode::None, "producer ids are taken");
+    }
+
+    #[test]
+    fn send_22_broker_names_the_record_that_cannot_be_read() {
+        // The second record's attribute byte is followed by its timestamp delta; its offset delta is two bytes behind.
+        let mut bad = good();
+        let second = BATCH_OVERHEAD + 1 + usize::from(bad[BATCH_OVERHEAD] >> 1);
+        assert_eq!(bad[second + 3], 2, "offset delta 1, zig-zag");
+        bad[second + 3] = 0;
+        let refusal = check(&mend(bad), LIMITS).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::InvalidRecord);
+        assert_eq!(refusal.record_errors, [(1, Some(refusal.message.clone()))]);
+        assert!(refusal.message.contains("offset delta 0"), "{}", refusal.message);
+        // A count that is wrong is no single record's fault.
+        let bad = with_header(good(), |h| (h.records_count, h.last_offset_delta) = (2, 1));
+        assert_eq!(check(&bad, LIMITS).unwrap_err().record_errors, []);
+    }
+
+    #[test]
+    fn send_12_broker_measures_the_whole_batch_against_max_message_bytes() {
+        let good = good();
+        let limit = |max_message_bytes| Limits { max_message_bytes, ..LIMITS };
+        assert!(check(&good, limit(good.len())).is_ok());
+        assert_eq!(check(&good, limit(good.len() - 1)).unwrap_err().code, ErrorCode::MessageTooLarge);
+    }
+
+    #[test]
+    fn fmt_09_a_topic_of_log_append_time_does_not_look_at_the_producers_time() {
+        let limits = Limits { timestamp_type: TimestampType::LogAppendTime, ..LIMITS };
+        assert!(check(&with_header(good(), |h| h.max_timestamp += 1), limits).is_ok());
+        assert!(check(&with_header(good(), |h| h.attributes = with_bit(h.attributes, 1 << 3)), limits).is_ok());
+    }
+}
