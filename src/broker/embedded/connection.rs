@@ -158,14 +158,20 @@ impl Link {
         }
         let due = match (plan.fate, plan.delay) {
             (Fate::Lost { .. } | Fate::Disconnected { .. }, _) => None,
-            (Fate::Answered, Some(delay)) => Some(now.saturating_add(plan.latency).saturating_add(delay)),
-            (Fate::Answered, None) => {
+            (Fate::Answered | Fate::UnsupportedVersion, Some(delay)) => {
+                Some(now.saturating_add(plan.latency).saturating_add(delay))
+            }
+            (Fate::Answered | Fate::UnsupportedVersion, None) => {
                 self.latest = self.latest.max(now.saturating_add(plan.latency));
                 Some(self.latest)
             }
         };
+        let outcome = match plan.fate {
+            Fate::UnsupportedVersion => Outcome::UnsupportedVersion,
+            _ => Outcome::Answered(answer),
+        };
         self.handled.push_back(match due.filter(|due| *due <= deadline) {
-            Some(at) => InFlight { request, outcome: Outcome::Answered(answer), at },
+            Some(at) => InFlight { request, outcome, at },
             None => InFlight { request, outcome: Outcome::TimedOut, at: deadline },
         });
     }
@@ -213,8 +219,9 @@ mod tests {
         Written,
         TimedOut,
         Disconnected,
+        UnsupportedVersion,
     }
-    use End::{Disconnected, Offset, Refused, TimedOut, Written};
+    use End::{Disconnected, Offset, Refused, TimedOut, UnsupportedVersion, Written};
 
     impl World {
         fn new(nodes: i32) -> Self {
@@ -248,7 +255,7 @@ mod tests {
                     Outcome::Written => Written,
                     Outcome::TimedOut => TimedOut,
                     Outcome::Disconnected => Disconnected,
-                    Outcome::UnsupportedVersion => unreachable!("the embedded broker knows one version"),
+                    Outcome::UnsupportedVersion => UnsupportedVersion,
                 };
                 (response.request.id, end)
             };
@@ -387,6 +394,17 @@ mod tests {
         faults.break_connections(NodeId(0));
         assert_eq!(world.after(Duration::ZERO), (vec![(0, Disconnected)], Some(MS)));
         assert_eq!(world.after(MS).0, [(1, Refused(ErrorCode::NotLeaderOrFollower))]);
+    }
+
+    #[test]
+    fn send_10_an_unsupported_version_is_answered_in_order_and_writes_nothing() {
+        let mut world = World::new(1);
+        world.broker.faults().set_latency(MS, Duration::ZERO);
+        world.broker.faults().inject(Fault::unsupported_version());
+        world.submit(0);
+        world.submit(1);
+        assert_eq!(world.after(Duration::ZERO).0, []);
+        assert_eq!(world.after(MS).0, [(0, UnsupportedVersion), (1, Offset(0))]);
     }
 
     #[test]

@@ -18,10 +18,19 @@ use crate::primitive::random::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
-    Fail { code: ErrorCode, written: bool },
-    Lose { written: bool },
-    Disconnect { written: bool },
+    /// Without a code, the answer leaves the batch out.
+    Fail {
+        code: Option<ErrorCode>,
+        written: bool,
+    },
+    Lose {
+        written: bool,
+    },
+    Disconnect {
+        written: bool,
+    },
     Delay(Duration),
+    UnsupportedVersion,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,7 +70,12 @@ impl Fault {
 
     /// A batch is answered with `code` and not written. Counted per batch, and only batches that would have been accepted.
     pub fn fail(code: ErrorCode) -> Self {
-        Self::new(Effect::Fail { code, written: false })
+        Self::new(Effect::Fail { code: Some(code), written: false })
+    }
+
+    /// The answer does not mention a batch, which is not written. Counted as [`Fault::fail`].
+    pub fn omit() -> Self {
+        Self::new(Effect::Fail { code: None, written: false })
     }
 
     /// A request never arrives: nothing is written, no answer comes, it times out. Counted per request, as all that follow.
@@ -79,16 +93,21 @@ impl Fault {
         Self::new(Effect::Disconnect { written: false })
     }
 
+    /// The node does not know this version of the request: nothing is written.
+    pub fn unsupported_version() -> Self {
+        Self::new(Effect::UnsupportedVersion)
+    }
+
     /// An answer comes `by` later, and later ones may overtake it.
     pub fn delay(by: Duration) -> Self {
         Self::new(Effect::Delay(by))
     }
 
-    /// It happens after the batches have been written, and not before.
+    /// It happens after the batches have been written, and not before. Changes nothing for a delay or an unsupported version.
     pub fn after_writing(mut self) -> Self {
         match &mut self.effect {
             Effect::Fail { written, .. } | Effect::Lose { written } | Effect::Disconnect { written } => *written = true,
-            Effect::Delay(_) => {}
+            Effect::Delay(_) | Effect::UnsupportedVersion => {}
         }
         self
     }
@@ -153,6 +172,7 @@ pub(super) enum Fate {
     Disconnected {
         written: bool,
     },
+    UnsupportedVersion,
 }
 
 /// What was drawn for a request.
@@ -168,7 +188,8 @@ pub(super) struct Plan {
 /// A failure drawn for a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failure {
-    pub(super) code: ErrorCode,
+    /// Without one, the answer leaves the batch out.
+    pub(super) code: Option<ErrorCode>,
     pub(super) written: bool,
 }
 
@@ -279,6 +300,7 @@ impl Faults {
             Some(Effect::Lose { written }) => plan.fate = Fate::Lost { written },
             Some(Effect::Disconnect { written }) => plan.fate = Fate::Disconnected { written },
             Some(Effect::Delay(by)) => plan.delay = Some(by),
+            Some(Effect::UnsupportedVersion) => plan.fate = Fate::UnsupportedVersion,
             Some(Effect::Fail { .. }) | None => {}
         }
         inner.forget_used_up(struck.is_some());
@@ -361,7 +383,7 @@ mod tests {
 
         faults.inject(Fault::fail(ErrorCode::NotEnoughReplicas).after_writing().at_node(NodeId(1)));
         assert_eq!(faults.failure(NodeId(0), &at(0)), None);
-        let failure = Failure { code: ErrorCode::NotEnoughReplicas, written: true };
+        let failure = Failure { code: Some(ErrorCode::NotEnoughReplicas), written: true };
         assert_eq!(faults.failure(NodeId(1), &at(0)), Some(failure));
         assert_eq!(faults.failure(NodeId(1), &at(0)), None, "once");
     }

@@ -121,13 +121,13 @@ impl LogFile {
             .truncate(false)
             .open(&path)
             .map_err(StorageError::io("open log", &path))?;
-        let mut found = scan(&file, &path)?;
+        let found = scan(&file, &path)?;
+        if corruption == Corruption::Refuse
+            && let Some(Cut { lost_from: Some(next), cause, .. }) = found.cut
+        {
+            return Err(StorageError::Corrupt { path, position: found.bytes, offset: found.next_offset, next, cause });
+        }
         if let Some(cut) = &found.cut {
-            if let (Some(next), Corruption::Refuse) = (cut.lost_from, corruption) {
-                let cut = found.cut.take().expect("just seen");
-                let (position, offset) = (found.bytes, found.next_offset);
-                return Err(StorageError::Corrupt { path, position, offset, next, cause: cut.cause });
-            }
             file.truncate(found.bytes)
                 .and_then(|()| file.sync_all())
                 .map_err(StorageError::io("cut the end of log", &path))?;

@@ -362,16 +362,19 @@ impl Server {
 
     /// Decides about one batch as the node `node`, without faults.
     pub(super) fn produce(&self, node: NodeId, at: &TopicPartition, bytes: &[u8]) -> PartitionResponse {
-        self.decide(node, at, bytes, || None).unwrap_or_else(|refusal| refusal.answer(at.clone()))
+        let answer = self.decide(node, at, bytes, || None);
+        let unanswered = || PartitionResponse::refused(at.clone(), ErrorCode::UnknownServerError);
+        answer.map_or_else(|refusal| refusal.answer(at.clone()), |answer| answer.unwrap_or_else(unanswered))
     }
 
+    /// The answer for one batch, or `None` where a fault leaves it out.
     fn decide(
         &self,
         node: NodeId,
         at: &TopicPartition,
         bytes: &[u8],
         failure: impl FnOnce() -> Option<Failure>,
-    ) -> Result<PartitionResponse, Refusal> {
+    ) -> Result<Option<PartitionResponse>, Refusal> {
         let (partition, limits) = self.lookup(at).ok_or_else(|| {
             let message = format!("{node} has no partition {at}");
             Refusal::new(ErrorCode::UnknownTopicOrPartition, message)
@@ -381,23 +384,33 @@ impl Server {
         }
         let batch = check(bytes, limits)?;
         let failure = failure();
-        let failed = |failure: Failure| Refusal::new(failure.code, "a failure that the broker was told to answer with");
+        let told = |failure: Failure| {
+            let refusal = |code| Refusal::new(code, "the broker was told to answer so");
+            failure.code.map(|code| refusal(code).answer(at.clone()))
+        };
         if let Some(failure) = failure.filter(|failure| !failure.written) {
-            return Err(failed(failure));
+            return Ok(told(failure));
         }
         let log_append_time =
             (limits.timestamp_type == TimestampType::LogAppendTime).then(|| self.settings.clock.unix_millis());
         let base_offset = partition.append(&batch, log_append_time, node, self.settings.observer.as_ref())?;
         match failure {
-            Some(failure) => Err(failed(failure)),
-            None => Ok(PartitionResponse { log_append_time, ..PartitionResponse::written(at.clone(), base_offset) }),
+            Some(failure) => Ok(told(failure)),
+            None => {
+                let written = PartitionResponse::written(at.clone(), base_offset);
+                Ok(Some(PartitionResponse { log_append_time, ..written }))
+            }
         }
     }
 
     /// Decides about a whole request, with the faults that are due.
     pub(super) fn handle(&self, request: &ProduceRequest) -> Handled {
         let plan = self.faults.plan(request);
-        if matches!(plan.fate, Fate::Lost { written: false } | Fate::Disconnected { written: false }) {
+        let unwritten = matches!(
+            plan.fate,
+            Fate::Lost { written: false } | Fate::Disconnected { written: false } | Fate::UnsupportedVersion
+        );
+        if unwritten {
             return Handled { answer: Vec::new(), plan };
         }
         let mut seen = std::collections::HashSet::new();
@@ -405,15 +418,18 @@ impl Server {
         let answer = request
             .batches
             .iter()
-            .map(|batch| {
+            .filter_map(|batch| {
                 let at = batch.topic_partition();
+                let refuse = |message: String| Some(Refusal::new(ErrorCode::InvalidRecord, message).answer(at.clone()));
                 if several && !seen.insert(at) {
-                    let message = format!("the request has more than one batch for {at}");
-                    return Refusal::new(ErrorCode::InvalidRecord, message).answer(at.clone());
+                    return refuse(format!("the request has more than one batch for {at}"));
+                }
+                if !batch.is_closed() {
+                    return refuse("the batch was not closed before it was sent".into());
                 }
                 let failure = || self.faults.failure(request.node, at);
                 self.decide(request.node, at, batch.as_bytes(), failure)
-                    .unwrap_or_else(|refusal| refusal.answer(at.clone()))
+                    .unwrap_or_else(|refusal| Some(refusal.answer(at.clone())))
             })
             .collect();
         Handled { answer, plan }
@@ -609,6 +625,17 @@ mod tests {
         broker.faults().inject(Fault::fail(ErrorCode::NotEnoughReplicasAfterAppend).after_writing());
         assert_eq!((code(), broker.end_offset(&at(0))), (ErrorCode::NotEnoughReplicasAfterAppend, Some(1)));
         assert_eq!((code(), broker.end_offset(&at(0))), (ErrorCode::None, Some(2)));
+    }
+
+    #[test]
+    fn gap_27_broker_leaves_a_batch_out_of_its_answer_as_told() {
+        let broker = broker(2);
+        broker.faults().inject(Fault::omit().at_partition(at(0)));
+        let answer = broker.server.handle(&request(0, &[&at(0), &at(1)])).answer;
+        assert_eq!(answer, [PartitionResponse::written(at(1), 0)]);
+        broker.faults().inject(Fault::omit().after_writing());
+        assert_eq!(broker.server.handle(&request(0, &[&at(0)])).answer, []);
+        assert_eq!(broker.end_offset(&at(0)), Some(1), "the second one was written");
     }
 
     #[test]
