@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point of monotonic time: nanoseconds since the clock's own origin. Not comparable between clocks.
@@ -91,6 +91,9 @@ impl Clock for SystemClock {
 }
 
 /// A clock that stands still until it is told to move: for tests and virtual time.
+///
+/// Under loom and shuttle too it stands on an atomic of `std`, which neither sees: a reading is no scheduling point, and
+/// moving the clock orders nothing for the checker. A timeout there is a race of its own (`primitive::model`).
 #[derive(Debug, Default)]
 pub struct ManualClock {
     nanos: AtomicU64,
@@ -124,58 +127,72 @@ impl Clock for ManualClock {
     }
 }
 
-/// Wall-clock milliseconds that a thread of its own refreshes each millisecond: a reading is one relaxed load.
-///
-/// For the timestamps of records, where a clock reading per record (25 to 28 ns) would cost more than the append. A
-/// reading is at most about a millisecond old, plus what the operating system delays the refreshing thread.
-#[derive(Debug)]
-pub struct TickingClock {
-    shared: Arc<Ticker>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
+#[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
+pub use ticking::TickingClock;
 
-#[derive(Debug)]
-struct Ticker {
-    millis: AtomicU64,
-    stop: super::parker::ThreadParker,
-}
+#[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
+mod ticking {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::time::Duration;
 
-impl TickingClock {
-    /// How often the reading is refreshed.
-    pub const TICK: Duration = Duration::from_millis(1);
+    use super::SharedClock;
+    use crate::primitive::parker::{Parker, ThreadParker};
 
-    /// Starts the refreshing thread, which ends when this value is dropped.
+    /// Wall-clock milliseconds that a thread of its own refreshes each millisecond: a reading is one relaxed load.
     ///
-    /// # Errors
-    /// The operating system's, if it has no thread to give.
-    pub fn start(clock: SharedClock) -> std::io::Result<Self> {
-        use super::parker::Parker;
-        let read = move || u64::try_from(clock.unix_millis()).unwrap_or(0);
-        let shared = Arc::new(Ticker { millis: AtomicU64::new(read()), stop: Parker::new() });
-        let ticker = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("unlatched-clock".into()).spawn(move || {
-            while !ticker.stop.park_timeout(Self::TICK) {
-                // Relaxed: the number orders nothing; a reader gets this tick or the one before.
-                ticker.millis.store(read(), Relaxed);
+    /// For the timestamps of records, where a clock reading per record (25 to 28 ns) would cost more than the append. A
+    /// reading is at most about a millisecond old, plus what the operating system delays the refreshing thread. Not there
+    /// under loom and shuttle: a model has no real threads.
+    #[derive(Debug)]
+    pub struct TickingClock {
+        shared: Arc<Ticker>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    }
+
+    #[derive(Debug)]
+    struct Ticker {
+        millis: AtomicU64,
+        stop: ThreadParker,
+    }
+
+    impl TickingClock {
+        /// How often the reading is refreshed.
+        pub const TICK: Duration = Duration::from_millis(1);
+
+        /// Starts the refreshing thread, which ends when this value is dropped.
+        ///
+        /// # Errors
+        /// The operating system's, if it has no thread to give.
+        pub fn start(clock: SharedClock) -> std::io::Result<Self> {
+            let read = move || u64::try_from(clock.unix_millis()).unwrap_or(0);
+            let shared = Arc::new(Ticker { millis: AtomicU64::new(read()), stop: Parker::new() });
+            let ticker = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name("unlatched-clock".into()).spawn(move || {
+                while !ticker.stop.park_timeout(Self::TICK) {
+                    // Relaxed: the number orders nothing; a reader gets this tick or the one before.
+                    ticker.millis.store(read(), Relaxed);
+                }
+            })?;
+            Ok(Self { shared, thread: Some(thread) })
+        }
+
+        /// Milliseconds since 1970-01-01 UTC, as of the last tick.
+        #[inline]
+        pub fn unix_millis(&self) -> i64 {
+            // Relaxed: see the store.
+            self.shared.millis.load(Relaxed) as i64
+        }
+    }
+
+    impl Drop for TickingClock {
+        fn drop(&mut self) {
+            self.shared.stop.unpark();
+            if let Some(thread) = self.thread.take() {
+                // The thread runs no foreign code; its panic, were there one, was printed by the panic hook.
+                let _ = thread.join();
             }
-        })?;
-        Ok(Self { shared, thread: Some(thread) })
-    }
-
-    /// Milliseconds since 1970-01-01 UTC, as of the last tick.
-    #[inline]
-    pub fn unix_millis(&self) -> i64 {
-        // Relaxed: see the store.
-        self.shared.millis.load(Relaxed) as i64
-    }
-}
-
-impl Drop for TickingClock {
-    fn drop(&mut self) {
-        super::parker::Parker::unpark(&self.shared.stop);
-        if let Some(thread) = self.thread.take() {
-            // The thread runs no foreign code; its panic, were there one, was printed by the panic hook.
-            let _ = thread.join();
         }
     }
 }

@@ -6,9 +6,11 @@
 //!
 //! | build | atomics, cells, `Arc`, lock | parker | epoch |
 //! |---|---|---|---|
-//! | plain | `std` | [`parker::ThreadParker`] on a mutex and a condition variable | crossbeam-epoch |
+//! | plain | `std` | [`parker::WordParker`]: a word, a mutex, a condition variable | crossbeam-epoch |
 //! | `--cfg crossbeam_loom` and feature `loom` | `loom` | `loom::sync::Notify` | crossbeam-epoch under loom, or the stand-in |
 //! | `--cfg unlatched_shuttle` and feature `shuttle` | `shuttle` | shuttle's condition variable | the stand-in |
+//!
+//! Under either checker `model` holds what they lack: timeouts and weak compare-exchanges that fail without a reason.
 //!
 //! The cfg flips the code; the feature only brings the dependency. Both are needed, so that our atomics and
 //! crossbeam-epoch's can never be half-switched.
@@ -22,8 +24,13 @@
 pub mod clock;
 pub mod epoch;
 pub mod lock;
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
+#[doc(hidden)]
+pub mod model;
 pub mod parker;
 pub mod random;
+#[cfg(feature = "testing")]
+pub mod sim;
 mod step;
 
 pub use step::{Step, step};

@@ -5,7 +5,7 @@
 //! time; any number may unpark. The crate never uses `std::thread::park`: its token belongs to the thread and is shared with
 //! every other user, and under loom it hides hand-off bugs.
 //!
-//! # States of `ThreadParker` (plain build)
+//! # States of `WordParker`
 //!
 //! | state | means | left by |
 //! |---|---|---|
@@ -16,7 +16,12 @@
 //! The race that looks dangerous: `unpark` finds `PARKED` and notifies before the sleeper waits. It cannot be lost: the sleeper
 //! sets `PARKED` with the mutex held and gives the mutex up only by waiting, and `unpark` takes the mutex before it notifies.
 
+use std::sync::PoisonError;
 use std::time::Duration;
+
+use super::imp::atomic::AtomicU8;
+use super::imp::atomic::Ordering::{Acquire, Relaxed, Release};
+use super::imp::sync::{Condvar, Deadline, Mutex};
 
 /// A token that a thread can sleep for.
 pub trait Parker: Send + Sync + 'static {
@@ -36,94 +41,86 @@ pub trait Parker: Send + Sync + 'static {
     fn unpark(&self);
 }
 
+/// The parker of the build: [`WordParker`], or under a checker the checker's own.
 #[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
-pub use plain::ThreadParker;
+pub type ThreadParker = WordParker;
 
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
-pub use super::imp::ThreadParker;
+pub use super::model::ThreadParker;
 
-#[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
-mod plain {
-    use std::sync::atomic::AtomicU8;
-    use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-    use std::sync::{Condvar, Mutex, PoisonError};
-    use std::time::{Duration, Instant};
+const EMPTY: u8 = 0;
+const PARKED: u8 = 1;
+const NOTIFIED: u8 = 2;
 
-    const EMPTY: u8 = 0;
-    const PARKED: u8 = 1;
-    const NOTIFIED: u8 = 2;
+/// The parker of real threads: a word, a mutex and a condition variable.
+///
+/// Under loom and shuttle it is itself under test: it stands on their atomics, mutex and condition variable there, and
+/// everything else parks on [`ThreadParker`].
+#[derive(Debug)]
+pub struct WordParker {
+    state: AtomicU8,
+    lock: Mutex<()>,
+    sleeper: Condvar,
+}
 
-    /// The parker of real threads: a word, a mutex and a condition variable.
-    #[derive(Debug)]
-    pub struct ThreadParker {
-        state: AtomicU8,
-        lock: Mutex<()>,
-        sleeper: Condvar,
+impl WordParker {
+    /// Takes a token if one is there.
+    fn take(&self) -> bool {
+        // Acquire on success pairs with the Release swap in `unpark`: token seen, then what was written before it is
+        // seen; token not seen, nothing is read. Relaxed on failure: nothing is concluded.
+        self.state.compare_exchange(NOTIFIED, EMPTY, Acquire, Relaxed).is_ok()
     }
 
-    impl ThreadParker {
-        /// Takes a token if one is there.
-        fn take(&self) -> bool {
-            // Acquire on success pairs with the Release swap in `unpark`: token seen, then what was written before it is
-            // seen; token not seen, nothing is read. Relaxed on failure: nothing is concluded.
-            self.state.compare_exchange(NOTIFIED, EMPTY, Acquire, Relaxed).is_ok()
+    fn sleep(&self, deadline: Option<Deadline>) -> bool {
+        if self.take() {
+            return true;
         }
-
-        fn sleep(&self, deadline: Option<Instant>) -> bool {
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // Relaxed: the word is only marked; should `unpark` have come first the CAS fails and `take` acquires. Should
+        // it come after, it finds PARKED and must pass the mutex that we hold, which orders it behind our wait.
+        if self.state.compare_exchange(EMPTY, PARKED, Relaxed, Relaxed).is_err() {
+            return self.take();
+        }
+        loop {
+            guard = match deadline.map(Deadline::left) {
+                Some(None) => {
+                    // Acquire pairs with `unpark`'s Release: if its swap came first we read NOTIFIED and take the token
+                    // after all; if ours came first it finds EMPTY and leaves a token for the next `park`.
+                    return self.state.swap(EMPTY, Acquire) == NOTIFIED;
+                }
+                Some(Some(left)) => self.sleeper.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.sleeper.wait(guard).unwrap_or_else(PoisonError::into_inner),
+            };
             if self.take() {
                 return true;
             }
-            let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            // Relaxed: the word is only marked; should `unpark` have come first the CAS fails and `take` acquires. Should
-            // it come after, it finds PARKED and must pass the mutex that we hold, which orders it behind our wait.
-            if self.state.compare_exchange(EMPTY, PARKED, Relaxed, Relaxed).is_err() {
-                return self.take();
-            }
-            loop {
-                let now = deadline.map(|_| Instant::now());
-                guard = match (deadline, now) {
-                    (Some(deadline), Some(now)) if now >= deadline => {
-                        // Acquire pairs with `unpark`'s Release: if its swap came first we read NOTIFIED and take the token
-                        // after all; if ours came first it finds EMPTY and leaves a token for the next `park`.
-                        return self.state.swap(EMPTY, Acquire) == NOTIFIED;
-                    }
-                    (Some(deadline), Some(now)) => {
-                        self.sleeper.wait_timeout(guard, deadline - now).unwrap_or_else(PoisonError::into_inner).0
-                    }
-                    _ => self.sleeper.wait(guard).unwrap_or_else(PoisonError::into_inner),
-                };
-                if self.take() {
-                    return true;
-                }
-            }
         }
     }
+}
 
-    impl super::Parker for ThreadParker {
-        fn new() -> Self {
-            Self { state: AtomicU8::new(EMPTY), lock: Mutex::new(()), sleeper: Condvar::new() }
+impl Parker for WordParker {
+    fn new() -> Self {
+        Self { state: AtomicU8::new(EMPTY), lock: Mutex::new(()), sleeper: Condvar::new() }
+    }
+
+    fn park(&self) {
+        self.sleep(None);
+    }
+
+    fn park_timeout(&self, timeout: Duration) -> bool {
+        if timeout.is_zero() {
+            return self.take();
         }
+        self.sleep(Deadline::after(timeout))
+    }
 
-        fn park(&self) {
-            self.sleep(None);
-        }
-
-        fn park_timeout(&self, timeout: Duration) -> bool {
-            if timeout.is_zero() {
-                return self.take();
-            }
-            // A timeout beyond the clock's range is no timeout.
-            self.sleep(Instant::now().checked_add(timeout))
-        }
-
-        fn unpark(&self) {
-            // Release pairs with the Acquire in `take` and at the timeout. A swap and not a test: each unpark must be a
-            // release that the taker of the token can read, also where a token was there already.
-            if self.state.swap(NOTIFIED, Release) == PARKED {
-                // The sleeper holds this mutex from PARKED until it waits: having held it, we notify a waiter.
-                drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
-                self.sleeper.notify_one();
-            }
+    fn unpark(&self) {
+        // Release pairs with the Acquire in `take` and at the timeout. A swap and not a test: each unpark must be a
+        // release that the taker of the token can read, also where a token was there already.
+        if self.state.swap(NOTIFIED, Release) == PARKED {
+            // The sleeper holds this mutex from PARKED until it waits: having held it, we notify a waiter.
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.sleeper.notify_one();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The plain half of the switch: `std`, with loom's shape of a cell.
+//! The plain half of the switch: `std`.
 
 pub use std::sync::Arc;
 pub use std::thread_local;
@@ -53,45 +53,61 @@ pub mod atomic {
 }
 
 /// Cells whose every access is checked under loom.
-pub mod cell {
-    /// `std::cell::UnsafeCell` with loom's interface, so that one source serves both.
-    #[derive(Debug)]
-    #[repr(transparent)]
-    pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+#[path = "cell.rs"]
+pub mod cell;
 
-    impl<T> UnsafeCell<T> {
-        /// A cell holding `value`.
-        pub const fn new(value: T) -> Self {
-            Self(std::cell::UnsafeCell::new(value))
-        }
+/// Spin hints.
+pub mod hint {
+    #[cfg(not(feature = "testing"))]
+    pub use std::hint::spin_loop;
 
-        /// Calls `f` with a pointer for reading. Dereferencing it is the caller's obligation: no write may overlap.
-        #[inline(always)]
-        pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
-            f(self.0.get())
-        }
-
-        /// Calls `f` with a pointer for writing. Dereferencing it is the caller's obligation: no other access may overlap.
-        #[inline(always)]
-        pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
-            f(self.0.get())
-        }
-
-        /// The value, given up by its only owner.
-        pub fn into_inner(self) -> T {
-            self.0.into_inner()
+    /// A spin hint; inside a simulation, a scheduling point.
+    #[cfg(feature = "testing")]
+    #[inline]
+    pub fn spin_loop() {
+        if !crate::primitive::sim::pass("spin") {
+            std::hint::spin_loop();
         }
     }
 }
 
-/// Spin hints.
-pub mod hint {
-    pub use std::hint::spin_loop;
-}
-
 /// Threads, as far as the core and its models need them.
 pub mod thread {
-    pub use std::thread::{Builder, JoinHandle, panicking, sleep, spawn, yield_now};
+    #[cfg(not(feature = "testing"))]
+    pub use std::thread::yield_now;
+    pub use std::thread::{Builder, JoinHandle, panicking, sleep, spawn};
+
+    /// Gives the processor away; inside a simulation, a scheduling point.
+    #[cfg(feature = "testing")]
+    #[inline]
+    pub fn yield_now() {
+        if !crate::primitive::sim::pass("yield") {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// What [`super::parker::WordParker`] sleeps on.
+pub(super) mod sync {
+    use std::time::{Duration, Instant};
+
+    pub(in super::super) use std::sync::{Condvar, Mutex};
+
+    /// The end of a timed sleep.
+    #[derive(Debug, Clone, Copy)]
+    pub(in super::super) struct Deadline(Instant);
+
+    impl Deadline {
+        /// `timeout` from now; `None` beyond the clock's range, which is no deadline.
+        pub(in super::super) fn after(timeout: Duration) -> Option<Self> {
+            Instant::now().checked_add(timeout).map(Self)
+        }
+
+        /// What is left to sleep; `None` once it is over.
+        pub(in super::super) fn left(self) -> Option<Duration> {
+            self.0.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        }
+    }
 }
 
 /// The lock behind [`super::lock::StdLock`].

@@ -1,0 +1,17 @@
+//! The list of models. Each root counts it, so that none is lost.
+
+use crate::runner::Check;
+
+#[path = "epoch.rs"]
+mod epoch;
+#[path = "litmus.rs"]
+mod litmus;
+#[path = "lock.rs"]
+mod lock;
+#[path = "parker.rs"]
+mod parker;
+
+/// Every model.
+pub(crate) fn models() -> Vec<Check> {
+    [litmus::models(), parker::models(), lock::models(), epoch::models()].into_iter().flatten().collect()
+}

@@ -1,0 +1,24 @@
+//! The models under shuttle: `cargo shuttle`, or `cargo shuttle <part of a name>`.
+//!
+//! Shuttle visits the schedules that loom may miss; it knows no weak memory, so a few models are loom's alone.
+
+#[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
+mod models;
+#[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
+mod runner;
+
+/// How many models there are.
+#[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
+const MODELS: usize = 16;
+
+#[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
+fn main() -> std::process::ExitCode {
+    runner::main(models::models(), MODELS)
+}
+
+#[cfg(not(all(unlatched_shuttle, not(crossbeam_loom))))]
+fn main() {
+    panic!(
+        "feature `shuttle` without `--cfg unlatched_shuttle`: nothing would be checked. Unset RUSTFLAGS, run `cargo shuttle`"
+    );
+}
