@@ -81,13 +81,18 @@ mod armed {
         }
     }
 
-    /// Tells the calling thread to stop the next time it passes `step`, once.
+    /// Tells the calling thread to stop the next time it passes `step`, once. A task of a simulation has
+    /// `sim::pause_at` instead: stopping its thread would stop them all.
     pub fn stop_here(step: Step, stop: &Stop) {
         ARMED.with(|armed| *armed.borrow_mut() = Some((step, stop.clone())));
     }
 
-    /// Passes the step: nothing, unless this thread was told to stop here.
+    /// Passes the step: nothing, unless this thread was told to stop here. In a simulation, a scheduling point.
     pub fn step(at: Step) {
+        #[cfg(feature = "testing")]
+        if crate::primitive::sim::pass(at) {
+            return;
+        }
         let stop = ARMED.with(|armed| {
             let mut armed = armed.borrow_mut();
             if armed.as_ref().is_some_and(|(step, _)| *step == at) { armed.take() } else { None }
