@@ -1,0 +1,19 @@
+//! The conformance suite: what each part must do, by the ids of `papers/catalogue.md`, on every core.
+//!
+//! Each test begins with the id that it pins and is generic over [`support::Core`]; the name of a run tells the core, as in
+//! `waiters::mutex::pool_10_timeout_returns_partial_grant`. What the suite has to cover, and where cores may differ, stands in
+//! `papers/scope.md`; the tests in [`catalogue`] hold the suite against that page, and [`deviations`] says which core keeps which side.
+
+// A test that is missing from its file's list would be dead code, and never run.
+#![deny(dead_code)]
+
+mod catalogue;
+mod deviations;
+mod fmt;
+mod map;
+mod pool;
+mod support;
+mod waiters;
+
+/// The tests of every file.
+const REGISTRY: &[&[&str]] = &[fmt::TESTS, map::TESTS, pool::TESTS, waiters::TESTS];

@@ -1,0 +1,266 @@
+//! What every test of the suite stands on: the cores, the macro that runs a test on each of them, threads that may get stuck,
+//! and a clock that a test can watch.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, Thread, ThreadId};
+use std::time::Duration;
+
+use unlatched::accumulator::Accumulator;
+use unlatched::batch::OpenBatch;
+use unlatched::mutex::{CopyOnWriteMap, MutexAccumulator, MutexBatch, MutexPool};
+use unlatched::partition_map::PartitionMap;
+use unlatched::pool::{BufferPool, Lease};
+use unlatched::primitive::clock::{Clock, Instant, ManualClock, SharedClock, SystemClock};
+use unlatched::primitive::lock::{LockFamily, ParkingLot, StdLock};
+
+/// The parts of one core, behind the traits that all cores share.
+pub(crate) trait Core: 'static {
+    /// As in result tables, and in `deviations.rs`.
+    const NAME: &'static str;
+    /// Whether a snapshot of the pool shows one instant, also while others use the pool. If not, the books are looked at when the
+    /// pool is at rest.
+    const SNAPSHOT_IS_ONE_INSTANT: bool;
+    type Pool: BufferPool;
+    type Map<V: Send + Sync + 'static>: PartitionMap<V>;
+    type Batch: OpenBatch;
+    type Accumulator: Accumulator;
+}
+
+/// The twin on one kind of lock.
+pub(crate) struct Twin<F>(PhantomData<F>);
+
+impl<F: LockFamily> Core for Twin<F> {
+    const NAME: &'static str = F::NAME;
+    const SNAPSHOT_IS_ONE_INSTANT: bool = true;
+    type Pool = MutexPool<F>;
+    type Map<V: Send + Sync + 'static> = CopyOnWriteMap<V, F>;
+    type Batch = MutexBatch;
+    type Accumulator = MutexAccumulator<F>;
+}
+
+pub(crate) type StdTwin = Twin<StdLock>;
+pub(crate) type ParkingLotTwin = Twin<ParkingLot>;
+
+/// The names of all cores.
+pub(crate) const CORES: &[&str] = &[StdTwin::NAME, ParkingLotTwin::NAME];
+
+/// Makes of each generic function `fn name<C: Core>()` a test per core, `<core>::<name>`, and of their names the list `TESTS`.
+///
+/// A function that is missing from the list is dead code, which this binary denies. A new core is one more line here.
+macro_rules! on_every_core {
+    ($($name:ident,)*) => {
+        /// The tests of this file, which `catalogue.rs` holds against the scope.
+        pub(crate) const TESTS: &[&str] = &[$(stringify!($name)),*];
+        on_every_core!(@core mutex, StdTwin: $($name)*);
+        on_every_core!(@core mutex_parking_lot, ParkingLotTwin: $($name)*);
+    };
+    (@core $module:ident, $core:ident: $($name:ident)*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name::<crate::support::$core>();
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_every_core;
+
+/// How long a test waits for what must happen before it says that it does not. Nothing waits so long where all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A max-block that no test sees the end of: longer than the patience.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+/// What a wait may take beyond its time on a busy machine, and still be called "soon after".
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+
+/// How long a test watches for what must not happen. A fault may slip through when the machine is busy; a false alarm cannot.
+pub(crate) const GLANCE: Duration = Duration::from_millis(30);
+
+pub(crate) type LeaseOf<C> = Lease<<<C as Core>::Pool as BufferPool>::Owner>;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `happened`, which must come to pass.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let watch = Stopwatch::start();
+    while !happened() {
+        assert!(watch.elapsed() < PATIENCE, "did not happen within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// Real time since a start.
+pub(crate) struct Stopwatch(SystemClock);
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self(SystemClock::new())
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.now().saturating_since(Instant::ZERO)
+    }
+}
+
+/// A thread that may block for good if the code is wrong: then its test fails, and does not hang.
+pub(crate) struct Worker<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Worker<T> {
+    pub(crate) fn start(work: impl FnOnce() -> T + Send + 'static) -> Self {
+        Self(std::thread::spawn(work))
+    }
+
+    pub(crate) fn id(&self) -> ThreadId {
+        self.thread().id()
+    }
+
+    fn thread(&self) -> &Thread {
+        self.0.thread()
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// What the thread came to; its panic is passed on.
+    #[track_caller]
+    pub(crate) fn result(self) -> T {
+        eventually("the thread ends", || self.0.is_finished());
+        match self.0.join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// That the thread does not end for a [`GLANCE`].
+    #[track_caller]
+    pub(crate) fn assert_stays_blocked(&self, why: &str) {
+        std::thread::sleep(GLANCE);
+        assert!(!self.is_finished(), "went on: {why}");
+    }
+}
+
+/// A point that a thread does not pass before it is let through.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<(bool, bool)>, Condvar)>);
+
+impl Gate {
+    /// Stands here until [`Gate::open`].
+    pub(crate) fn pass(&self) {
+        let (state, changed) = &*self.0;
+        let mut state = lock(state);
+        state.0 = true;
+        drop(changed.wait_timeout_while(state, LONG, |(_, open)| !*open).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits until a thread stands here.
+    #[track_caller]
+    pub(crate) fn await_reached(&self) {
+        eventually("a thread comes to the gate", || lock(&self.0.0).0);
+    }
+
+    pub(crate) fn open(&self) {
+        lock(&self.0.0).1 = true;
+        self.0.1.notify_all();
+    }
+}
+
+type Action = Box<dyn FnOnce() + Send>;
+
+enum When {
+    /// At this reading by this thread, counted from 1.
+    Read(ThreadId, usize),
+    /// At the first reading at this time or later, whoever reads.
+    Time(Instant),
+}
+
+/// A clock that counts who reads it and can do something in the middle of a reading: so a test gets a hand between two steps of a
+/// thread, wherever the code reads the time. Readings happen outside of every lock.
+pub(crate) struct WatchedClock {
+    time: SharedClock,
+    reads: Mutex<HashMap<ThreadId, usize>>,
+    actions: Mutex<Vec<(When, Action)>>,
+}
+
+impl WatchedClock {
+    pub(crate) fn new(time: SharedClock) -> Arc<Self> {
+        Arc::new(Self { time, reads: Mutex::default(), actions: Mutex::default() })
+    }
+
+    /// Real time.
+    pub(crate) fn system() -> Arc<Self> {
+        Self::new(SystemClock::shared())
+    }
+
+    /// Time that only the test moves.
+    pub(crate) fn manual() -> (Arc<Self>, Arc<ManualClock>) {
+        let time = ManualClock::at(0);
+        (Self::new(time.clone()), time)
+    }
+
+    /// Times that `thread` has read the clock.
+    pub(crate) fn reads_of(&self, thread: ThreadId) -> usize {
+        lock(&self.reads).get(&thread).copied().unwrap_or(0)
+    }
+
+    /// Does `action` when the calling thread reads the clock for the `nth` time from now, counted from 1.
+    pub(crate) fn at_my_read(&self, nth: usize, action: impl FnOnce() + Send + 'static) {
+        let me = std::thread::current().id();
+        let at = self.reads_of(me) + nth;
+        lock(&self.actions).push((When::Read(me, at), Box::new(action)));
+    }
+
+    /// Does `action` at the first reading that shows `time` or later.
+    pub(crate) fn at_time(&self, time: Instant, action: impl FnOnce() + Send + 'static) {
+        lock(&self.actions).push((When::Time(time), Box::new(action)));
+    }
+
+    /// The time, without a reading.
+    pub(crate) fn look(&self) -> Instant {
+        self.time.now()
+    }
+}
+
+impl Clock for WatchedClock {
+    fn now(&self) -> Instant {
+        let me = std::thread::current().id();
+        let count = {
+            let mut reads = lock(&self.reads);
+            let count = reads.entry(me).or_default();
+            *count += 1;
+            *count
+        };
+        let now = self.time.now();
+        let due = {
+            let mut actions = lock(&self.actions);
+            let is_due = |when: &When| match when {
+                When::Read(thread, nth) => *thread == me && *nth == count,
+                When::Time(time) => now >= *time,
+            };
+            actions.iter().position(|(when, _)| is_due(when)).map(|at| actions.swap_remove(at).1)
+        };
+        if let Some(action) = due {
+            action();
+        }
+        self.time.now()
+    }
+
+    fn unix_millis(&self) -> i64 {
+        self.time.unix_millis()
+    }
+}
+
+impl fmt::Debug for WatchedClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchedClock").field("time", &self.time).finish_non_exhaustive()
+    }
+}
