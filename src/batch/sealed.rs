@@ -31,7 +31,7 @@ pub struct Contents {
     pub base_timestamp: i64,
     /// Largest timestamp (FMT-09).
     pub max_timestamp: i64,
-    /// Largest upper bound of one of its records (BATCH-10), in bytes.
+    /// Largest upper bound of one of its records (BATCH-10): [`batch_size_upper_bound`](crate::record::batch_size_upper_bound), in bytes.
     pub max_record_size: usize,
     /// When it was opened.
     pub created: Instant,

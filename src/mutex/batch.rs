@@ -6,7 +6,9 @@ use crate::batch::{Completer, Contents, OpenBatch, Placed, Reply, SealedBatch, W
 use crate::error::TopicPartition;
 use crate::pool::Lease;
 use crate::primitive::clock::Instant;
-use crate::record::{BATCH_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized, record_size_for_body};
+use crate::record::{
+    BATCH_OVERHEAD, MAX_RECORD_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized, record_size_for_body,
+};
 
 /// A batch that takes records, owned by whoever holds its partition's lock.
 #[derive(Debug)]
@@ -137,10 +139,11 @@ impl OpenBatch for MutexBatch {
             record_count: self.record_count,
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,
+            // As a batch with that record alone (FMT-26).
             max_record_size: if self.record_count == 0 {
                 0
             } else {
-                self.max_payload + crate::record::MAX_RECORD_OVERHEAD
+                BATCH_OVERHEAD + MAX_RECORD_OVERHEAD + self.max_payload
             },
             created: self.created,
             id: self.id,

@@ -94,7 +94,7 @@ impl Record<'_> {
 
     /// The most bytes the record can take on the wire, wherever it lands.
     ///
-    /// This is what the record-size metrics report. Kafka: `DefaultRecord.recordSizeUpperBound`.
+    /// Kafka: `DefaultRecord.recordSizeUpperBound`. The record-size metrics report [`batch_size_upper_bound`] instead.
     #[inline]
     pub fn size_upper_bound(&self) -> usize {
         self.payload_size().saturating_add(MAX_RECORD_OVERHEAD)
