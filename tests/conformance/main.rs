@@ -7,7 +7,9 @@
 // A test that is missing from its file's list would be dead code, and never run.
 #![deny(dead_code)]
 
+mod batch;
 mod catalogue;
+mod completion;
 mod deviations;
 mod fmt;
 mod map;
@@ -16,4 +18,4 @@ mod support;
 mod waiters;
 
 /// The tests of every file.
-const REGISTRY: &[&[&str]] = &[fmt::TESTS, map::TESTS, pool::TESTS, waiters::TESTS];
+const REGISTRY: &[&[&str]] = &[fmt::TESTS, pool::TESTS, waiters::TESTS, map::TESTS, batch::TESTS, completion::TESTS];

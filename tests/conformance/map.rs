@@ -340,7 +340,8 @@ fn map_07_iteration_walks_one_snapshot<C: Core>() {
         before = seen.len();
     }
     stop.store(true, SeqCst);
-    assert_eq!(map.len(), writer.result() as usize);
+    let inserted = writer.result();
+    assert_eq!(map.len(), inserted as usize);
 }
 
 fn map_08_a_reader_sees_a_whole_entry<C: Core>() {
