@@ -2,6 +2,8 @@
 
 use crate::runner::Check;
 
+#[path = "completion.rs"]
+mod completion;
 #[path = "epoch.rs"]
 mod epoch;
 #[path = "litmus.rs"]
@@ -13,5 +15,8 @@ mod parker;
 
 /// Every model.
 pub(crate) fn models() -> Vec<Check> {
-    [litmus::models(), parker::models(), lock::models(), epoch::models()].into_iter().flatten().collect()
+    [litmus::models(), parker::models(), lock::models(), epoch::models(), completion::models()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

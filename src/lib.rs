@@ -10,6 +10,7 @@ pub mod mutex;
 pub mod partition_map;
 pub mod pool;
 pub mod primitive;
+#[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
 pub mod producer;
 pub mod record;
 pub mod sender;

@@ -4,6 +4,7 @@
 //! compare-exchanges that fail without a reason, timeouts, and a parker that hides no hand-off bug.
 
 pub use loom::sync::Arc;
+pub use loom::thread_local;
 
 /// Atomics and fences.
 pub mod atomic {

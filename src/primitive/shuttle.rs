@@ -4,6 +4,7 @@
 //! misses schedules: so the same models run under both.
 
 pub use shuttle::sync::Arc;
+pub use shuttle::thread_local;
 
 /// Atomics and fences.
 pub mod atomic {
