@@ -350,6 +350,17 @@ mod tests {
     }
 
     #[test]
+    fn link_delivers_in_order_of_ends_also_when_called_late() {
+        let mut world = World::new(1);
+        world.broker.faults().inject(Fault::delay(20 * MS));
+        world.broker.faults().inject(Fault::lose_response());
+        (0..3).for_each(|id| world.submit_with(id, |request| request.timeout = 30 * MS));
+        world.broker.faults().set_latency(10 * MS, Duration::ZERO);
+        assert_eq!(world.after(Duration::ZERO), (vec![], Some(10 * MS)));
+        assert_eq!(world.after(100 * MS), (vec![(2, Offset(2)), (0, Offset(0)), (1, TimedOut)], None));
+    }
+
+    #[test]
     fn send_11_without_acks_nothing_is_waited_for() {
         let mut world = World::new(1);
         let faults = world.broker.faults().clone();

@@ -572,6 +572,30 @@ mod tests {
     }
 
     #[test]
+    fn send_16_broker_takes_no_batch_whose_leader_moved_while_it_was_checked() {
+        let broker = EmbeddedBroker::builder().nodes(2).open().unwrap();
+        broker.create_topic("t", 1).unwrap();
+        let moved = broker.server.decide(NODE, &at(0), &bytes(&["a"]), || {
+            broker.set_leader(&at(0), Some(NodeId(1))).unwrap();
+            None
+        });
+        assert_eq!(moved.unwrap_err().code, ErrorCode::NotLeaderOrFollower);
+        assert_eq!(broker.end_offset(&at(0)), Some(0));
+    }
+
+    #[test]
+    fn broker_gives_equal_histories_equal_snapshots() {
+        let snapshot = || {
+            let broker = EmbeddedBroker::builder().open().unwrap();
+            (0..50).for_each(|topic| broker.create_topic(&format!("t{}", topic * 7 % 50), 2).unwrap());
+            broker.cluster().led_by(NODE).to_vec()
+        };
+        let led = snapshot();
+        assert!(led.is_sorted() && led.len() == 100);
+        assert_eq!(led, snapshot());
+    }
+
+    #[test]
     fn batch_22_broker_raises_the_leader_epoch_with_each_move_and_stamps_it() {
         let broker = EmbeddedBroker::builder().nodes(2).open().unwrap();
         broker.create_topic("t", 2).unwrap();
