@@ -230,6 +230,27 @@ fn send_16_a_moved_leader_is_seen_after_an_update_which_ends_the_poll() {
 }
 
 #[test]
+fn send_30_a_change_of_topics_or_leaders_ends_the_poll_under_way() {
+    let mut world = World::new(2);
+    let broker = world.broker.clone();
+    let start = world.clock.now();
+    let changing = std::thread::spawn(move || {
+        std::thread::sleep(20 * MS);
+        broker.create_topic("new", 1).unwrap();
+    });
+    let mut none = Vec::new();
+    world.client.poll(LONG, &mut none);
+    changing.join().unwrap();
+    assert_eq!(world.client.cluster().partitions("new"), None, "not asked yet");
+    world.client.request_update();
+    assert_eq!(world.client.cluster().partitions("new"), Some(1));
+    world.client.poll(LONG, &mut none);
+    world.broker.set_leader(&at(0), None).unwrap();
+    world.client.poll(LONG, &mut none);
+    assert!(none.is_empty() && world.clock.now().saturating_since(start) < LONG);
+}
+
+#[test]
 fn send_10_a_lost_connection_gives_everything_back_and_is_there_again_after_the_backoff() {
     let mut world = World::new(1);
     world.broker.faults().silence_until_resumed(NodeId(0));
@@ -442,7 +463,7 @@ fn a_producer_delivers_at_least_once_through_faults_that_hide_what_was_written()
 }
 
 #[test]
-fn send_30_a_topic_created_after_the_first_send_is_found_without_a_timer() {
+fn send_30_a_topic_created_after_the_first_send_is_found() {
     let broker = EmbeddedBroker::builder().open().unwrap();
     let producer = Producer::<StdAccumulator>::start(ProducerConfig::default(), broker.connect().unwrap()).unwrap();
     let record = Record { value: Some(b"early"), ..Record::default() };
