@@ -187,7 +187,7 @@ fn poll_against_complete() -> Check {
 }
 
 fn two_waiters() -> Check {
-    model("completion_two_waiters", "every waiter of a batch is released", Bound::Preemptions(3), pair)
+    model("completion_two_waiters", "every waiter of a batch is released", Bound::Preemptions(2), pair)
         .role("one", |pair: &Pair| told(pair.one.take().wait()))
         .role("two", |pair| told(pair.two.take().wait()))
         .role("sender", |pair| format!("{:?}", pair.completion.take().complete(40, None)))
