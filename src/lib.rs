@@ -1,4 +1,66 @@
-//! Unlatched.
+//! The memory path of Apache Kafka's producer - buffer pool, partition map, record accumulator, sender - as a library that is meant to be
+//! checked, measured and read.
+//!
+//! # The path of a record
+//!
+//! ```text
+//!   Producer::send                        many threads
+//!      |  date it, check its size
+//!      v
+//!   Accumulator::append  <--- PartitionMap: topic, partition -> queue
+//!      |  room in the partition's open batch? encode it there
+//!      |  no room: seal that batch, then BufferPool::allocate -> Lease -> a new one
+//!      |  out: a RecordFuture
+//!      v
+//!   OpenBatch --- full, linger over, memory scarce, flush, close ---> SealedBatch (owns its Lease and its Completion)
+//!      |
+//!      |  one thread: the Sender
+//!      v
+//!   SenderView::ready, drain  ->  ProduceRequest (owns its batches)  ->  Broker::submit
+//!      ^                                                                   |
+//!      |  retriable error: SenderView::reenqueue                           v
+//!      +------------------------------------------  ProduceResponse, the batches in it
+//!                                                                          |
+//!   RecordFuture, callbacks  <--- Completion::complete | fail | abort -----+
+//!   BufferPool               <--- the Lease's drop, with the batch's last owner
+//! ```
+//!
+//! A record flows one way, memory flows back. Memory is owned by values: a [`pool::Lease`] moves with its batch into the request and returns to
+//! the pool when the last owner drops it, so it cannot be returned twice, nor while a transport still reads it.
+//!
+//! # Two cores behind one set of traits
+//!
+//! [`accumulator::Accumulator`] and [`accumulator::SenderView`], [`pool::BufferPool`], [`partition_map::PartitionMap`] and [`batch::OpenBatch`] say what each part
+//! must do. [`mutex`] is the twin: Kafka's own algorithm on mutexes, complete and without handicap, the oracle and the opponent. The lock-free
+//! core comes behind the same traits; tests, benches and the command line are written once and run on every core.
+//!
+//! # A producer
+//!
+//! ```
+//! use std::time::Duration;
+//! use unlatched::broker::embedded::EmbeddedBroker;
+//! use unlatched::error::TopicPartition;
+//! use unlatched::mutex::ParkingLotAccumulator;
+//! use unlatched::producer::{Producer, ProducerConfig};
+//! use unlatched::record::{NO_TIMESTAMP, Record};
+//!
+//! let broker = EmbeddedBroker::builder().open()?;
+//! broker.create_topic("flights", 1)?;
+//! let producer = Producer::<ParkingLotAccumulator>::start(ProducerConfig::default(), broker.connect()?)?;
+//! let partition = producer.partition(&TopicPartition::new("flights", 0));
+//!
+//! let record = Record { timestamp: NO_TIMESTAMP, value: Some(b"EWR to IAH"), ..Record::default() };
+//! let place = producer.send(&partition, record)?.wait()?;
+//! assert_eq!(place.offset, 0);
+//! producer.close(Duration::from_secs(10))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where to read on
+//!
+//! What each part must do, by id: `papers/catalogue.md`. Which Kafka class became which module: `papers/kafka-map.md`. How atomics, locks and time are
+//! switched for model checking: [`primitive`].
+
 pub mod accumulator;
 pub mod batch;
 pub mod broker;
