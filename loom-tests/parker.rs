@@ -68,6 +68,7 @@ fn token_is_not_lost<P: Parker>(name: &str) -> Check {
 /// The sleeper takes the token, or it times out and the token is there for the next.
 fn timeout_against_unpark<P: Parker>(name: &str) -> Check {
     model(name, "a token is taken or still there, whenever time runs out", Bound::Full, Post::<P>::new)
+        .timeouts_by_lot()
         .role("sleeper", |post: &Post<P>| {
             if post.parker.park_timeout(A_WHILE) {
                 return format!("taken, {}", post.read());

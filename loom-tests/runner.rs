@@ -9,6 +9,8 @@
 //!
 //! Under shuttle the same model runs by depth-first search (complete, unless the line says otherwise), then by random priorities.
 //!
+//! A model has its place in a file of its protocol's name; its `models()` is chained in `models.rs`, and both roots count.
+//!
 //! A model that must fail runs in a process of its own: a checker that is stopped in the middle of an execution may abort.
 
 use std::collections::BTreeMap;
@@ -24,13 +26,12 @@ use unlatched::primitive::thread;
 /// Names the model that this process is to run, and to fail at.
 const CHILD: &str = "UNLATCHED_MODEL_THAT_MUST_FAIL";
 
-/// How far the schedules of a model are searched.
+/// How far loom searches the schedules of a model.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Bound {
     /// All of them.
     Full,
-    /// Under loom, those with at most this many preemptions.
-    #[allow(dead_code, reason = "a small set of models needs none")]
+    /// Those with at most this many preemptions.
     Preemptions(usize),
 }
 
@@ -90,6 +91,12 @@ impl<S: 'static, R: 'static> Model<S, R> {
         self
     }
 
+    /// Under shuttle's random priorities, lets each timed sleep draw whether it ends at once, beside a role's `let_time_run_out`.
+    pub(crate) fn timeouts_by_lot(mut self) -> Self {
+        self.open.random_timeouts = true;
+        self
+    }
+
     /// Keeps what is retired until the execution ends.
     pub(crate) fn keeps_retired(mut self) -> Self {
         self.keeps_retired = true;
@@ -126,45 +133,48 @@ impl<S: 'static, R: 'static> Model<S, R> {
     fn check(&self, verdict: &Arc<dyn Fn(&S, &[R]) -> String + Send + Sync>, expected: &[String]) {
         let clock = SystemClock::new();
         let mut total = Visited::default();
-        let mut deepest = 0;
-        let orders = orders(self.roles.len());
-        let mut notes = Vec::new();
+        let (mut most, mut how) = (0, String::new());
+        let mut orders = orders(self.roles.len());
+        if !cfg!(crossbeam_loom) {
+            // Shuttle's search does not depend on the order.
+            orders.truncate(1);
+        }
         for order in &orders {
             let names: Vec<_> = order.iter().map(|&role| self.roles[role].0).collect();
             let context = format!("model {}, spawned in the order {names:?}", self.name);
             let visited = Arc::new(Mutex::new(Visited::default()));
-            let execution = self.execution(order.clone(), Arc::clone(verdict), Arc::clone(&visited));
-            let note = say_on_panic(&context, || explore(self.bound, self.open, self.roles.len() + 1, execution));
-            notes.extend(note);
+            let execution = |by_lot| {
+                let open = Open { random_timeouts: by_lot && self.open.random_timeouts, ..self.open };
+                self.execution(open, order.clone(), Arc::clone(verdict), Arc::clone(&visited))
+            };
+            how = say_on_panic(&context, || explore(self.bound, self.roles.len() + 1, execution));
             let visited = std::mem::take(&mut *visited.lock().unwrap_or_else(PoisonError::into_inner));
-            deepest = deepest.max(visited.executions);
+            most = most.max(visited.executions);
             total.add(visited);
         }
-        notes.dedup();
-        let seconds = clock.now().as_nanos() as f64 / 1e9;
         let outcomes: Vec<_> = total.outcomes.keys().cloned().collect();
         println!(
-            "{}: {}\n    {} threads, {:?}, {} orders, {} executions, {seconds:.2} s{}; outcomes {outcomes:?}",
+            "{}: {}\n    {} threads with main, {how}, {} spawn orders, {} executions, {:.2} s; outcomes {outcomes:?}",
             self.name,
             self.law,
             self.roles.len() + 1,
-            self.bound,
             orders.len(),
             total.executions,
-            notes.iter().map(|note| format!(", {note}")).collect::<String>(),
+            clock.now().as_nanos() as f64 / 1e9,
         );
         assert_eq!(outcomes, expected, "{}: found on the left, expected on the right", self.name);
-        assert!(deepest > 1, "{}: one execution per order: nothing was interleaved", self.name);
+        assert!(most > 1, "{}: one execution per order: nothing was interleaved", self.name);
     }
 
     /// One execution, to be run as often as the checker likes.
     fn execution(
         &self,
+        open: Open,
         order: Vec<usize>,
         verdict: Arc<dyn Fn(&S, &[R]) -> String + Send + Sync>,
         visited: Arc<Mutex<Visited>>,
     ) -> impl Fn() + Send + Sync + 'static {
-        let (open, keeps_retired) = (self.open, self.keeps_retired);
+        let keeps_retired = self.keeps_retired;
         let (shared, roles) = (Arc::clone(&self.shared), self.roles.clone());
         move || {
             let entered = enter(open);
@@ -234,8 +244,9 @@ fn orders(len: usize) -> Vec<Vec<usize>> {
     orders(last).iter().flat_map(|order| (0..len).map(|at| place(order, at)).collect::<Vec<_>>()).collect()
 }
 
+/// Explores; says how, where the checker has several ways. `execution` makes an execution, with timeouts by lot or not.
 #[cfg(crossbeam_loom)]
-fn explore(bound: Bound, _: Open, threads: usize, execution: impl Fn() + Send + Sync + 'static) -> Option<String> {
+fn explore<E: Fn() + Send + Sync + 'static>(bound: Bound, threads: usize, execution: impl Fn(bool) -> E) -> String {
     let mut builder = loom::model::Builder::new();
     builder.max_threads = threads;
     builder.max_branches = 10_000;
@@ -246,32 +257,26 @@ fn explore(bound: Bound, _: Open, threads: usize, execution: impl Fn() + Send + 
         Bound::Full => None,
         Bound::Preemptions(most) => Some(most),
     };
-    builder.check(execution);
-    None
+    builder.check(execution(false));
+    match bound {
+        Bound::Full => "no bound".into(),
+        Bound::Preemptions(most) => format!("{most} preemptions"),
+    }
 }
 
 #[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
-fn explore(_: Bound, open: Open, _: usize, execution: impl Fn() + Send + Sync + 'static) -> Option<String> {
+fn explore<E: Fn() + Send + Sync + 'static>(_: Bound, _: usize, execution: impl Fn(bool) -> E) -> String {
     use shuttle::scheduler::{DfsScheduler, PctScheduler};
     /// Schedules of the depth-first search, and of the one by random priorities.
-    const MOST: usize = 200_000;
+    const MOST: usize = 100_000;
     const RANDOM: usize = 2_000;
 
     let mut config = shuttle::Config::new();
     config.silence_warnings = true;
-    let execution = Arc::new(execution);
-    let visited = if open.random_timeouts {
-        0
-    } else {
-        let execution = Arc::clone(&execution);
-        shuttle::Runner::new(DfsScheduler::new(Some(MOST), false), config.clone()).run(move || execution())
-    };
-    shuttle::Runner::new(PctScheduler::new(3, RANDOM), config).run(move || execution());
-    Some(match visited {
-        0 => "by random priorities only".into(),
-        MOST => format!("depth-first search cut at {MOST}"),
-        _ => "depth-first search complete".into(),
-    })
+    let visited = shuttle::Runner::new(DfsScheduler::new(Some(MOST), false), config.clone()).run(execution(false));
+    shuttle::Runner::new(PctScheduler::new(3, RANDOM), config).run(execution(true));
+    let depth_first = if visited == MOST { "depth-first search cut short" } else { "depth-first search complete" };
+    format!("{depth_first}, {RANDOM} by random priorities")
 }
 
 /// Runs `work`; should it panic, says in which context first.
