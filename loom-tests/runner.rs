@@ -32,6 +32,7 @@ pub(crate) enum Bound {
     /// All of them.
     Full,
     /// Those with at most this many preemptions.
+    #[cfg_attr(not(crossbeam_loom), allow(dead_code, reason = "shuttle has no such bound"))]
     Preemptions(usize),
 }
 
@@ -45,6 +46,7 @@ pub(crate) struct Check {
     weak_memory: bool,
 }
 
+type Verdict<S, R> = Arc<dyn Fn(&S, &[R]) -> String + Send + Sync>;
 type Role<S, R> = (&'static str, Arc<dyn Fn(&S) -> R + Send + Sync>);
 
 /// A model under construction.
@@ -60,7 +62,7 @@ pub(crate) struct Model<S, R> {
 }
 
 /// A model called `name` that shows `law`, around what `shared` makes for each execution.
-pub(crate) fn model<S: 'static, R: 'static>(
+pub(crate) fn model<S: Send + Sync + 'static, R: Send + 'static>(
     name: impl Into<String>,
     law: &'static str,
     bound: Bound,
@@ -78,7 +80,7 @@ pub(crate) fn model<S: 'static, R: 'static>(
     }
 }
 
-impl<S: 'static, R: 'static> Model<S, R> {
+impl<S: Send + Sync + 'static, R: Send + 'static> Model<S, R> {
     /// Adds a thread.
     pub(crate) fn role(mut self, name: &'static str, role: impl Fn(&S) -> R + Send + Sync + 'static) -> Self {
         self.roles.push((name, Arc::new(role)));
@@ -119,7 +121,7 @@ impl<S: 'static, R: 'static> Model<S, R> {
         let mut expected: Vec<String> = expected.iter().map(|&verdict| verdict.to_owned()).collect();
         expected.sort();
         let (name, weak_memory) = (self.name.clone(), self.weak_memory);
-        let verdict: Arc<dyn Fn(&S, &[R]) -> String + Send + Sync> = Arc::new(verdict);
+        let verdict: Verdict<S, R> = Arc::new(verdict);
         let run = move || self.check(&verdict, &expected);
         Check { name, run: Box::new(run), must_say: None, weak_memory }
     }
@@ -130,7 +132,7 @@ impl<S: 'static, R: 'static> Model<S, R> {
         Check { must_say: Some(text), ..check }
     }
 
-    fn check(&self, verdict: &Arc<dyn Fn(&S, &[R]) -> String + Send + Sync>, expected: &[String]) {
+    fn check(&self, verdict: &Verdict<S, R>, expected: &[String]) {
         let clock = SystemClock::new();
         let mut total = Visited::default();
         let (mut most, mut how) = (0, String::new());
@@ -171,7 +173,7 @@ impl<S: 'static, R: 'static> Model<S, R> {
         &self,
         open: Open,
         order: Vec<usize>,
-        verdict: Arc<dyn Fn(&S, &[R]) -> String + Send + Sync>,
+        verdict: Verdict<S, R>,
         visited: Arc<Mutex<Visited>>,
     ) -> impl Fn() + Send + Sync + 'static {
         let keeps_retired = self.keeps_retired;
@@ -184,16 +186,12 @@ impl<S: 'static, R: 'static> Model<S, R> {
             let handles: Vec<_> = order
                 .iter()
                 .map(|&index| {
-                    let (state, role) = (Wandering(Arc::clone(&state)), Arc::clone(&roles[index].1));
-                    let handle = thread::spawn(move || {
-                        let state = state;
-                        Wandering(role(&state.0))
-                    });
-                    (index, handle)
+                    let (state, role) = (Arc::clone(&state), Arc::clone(&roles[index].1));
+                    (index, thread::spawn(move || role(&state)))
                 })
                 .collect();
             let mut results: Vec<_> =
-                handles.into_iter().map(|(index, handle)| (index, handle.join().expect("a role panicked").0)).collect();
+                handles.into_iter().map(|(index, handle)| (index, handle.join().expect("a role panicked"))).collect();
             results.sort_by_key(|&(index, _)| index);
             let results: Vec<R> = results.into_iter().map(|(_, result)| result).collect();
             let outcome = verdict(&state, &results);
@@ -205,12 +203,6 @@ impl<S: 'static, R: 'static> Model<S, R> {
         }
     }
 }
-
-/// A value that goes from one thread of an execution to another.
-struct Wandering<T>(T);
-
-// SAFETY: the threads of an execution are coroutines of one OS thread, and the checker watches what they share.
-unsafe impl<T> Send for Wandering<T> {}
 
 /// The executions of a model.
 #[derive(Debug, Default)]
