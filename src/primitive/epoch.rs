@@ -3,14 +3,14 @@
 //! The plain build re-exports crossbeam-epoch. Under loom and shuttle the same names are thin wrappers, so that one source
 //! (`atomic.load(Acquire, &guard)`, `guard.defer_destroy(shared)`) serves two kinds of model:
 //!
-//! - by default [`pin`] is crossbeam-epoch's own. Under loom its atomics are loom's, and a model shows that nothing is
+//! - by default `pin` is crossbeam-epoch's own. Under loom its atomics are loom's, and a model shows that nothing is
 //!   freed under a reader; but two pins cost thousands of executions;
-//! - while a [`keep_until_model_ends`] guard lives, `pin` does nothing, and what is retired is kept until that guard
+//! - while a `keep_until_model_ends` guard lives, `pin` does nothing, and what is retired is kept until that guard
 //!   is dropped, then destroyed. So a model of *our* protocol does not pay for the collector's. It still shows what is retired
 //!   twice (a panic), what is never retired (a leak, if the value holds a tracked object), and what is unordered: this `pin` has no
 //!   fence that could order something by chance.
 //!
-//! Shuttle does not see crossbeam-epoch's atomics, so here each access to an [`Atomic`] is first a scheduling point of its
+//! Shuttle does not see crossbeam-epoch's atomics, so here each access to an `Atomic` is first a scheduling point of its
 //! own. All threads of a shuttle model are one participant to the collector: use the stand-in there.
 
 #[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
