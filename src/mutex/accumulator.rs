@@ -190,6 +190,10 @@ impl<F: LockFamily> MutexAccumulator<F> {
 
     /// ACC-42.
     fn abort_all(&self, error: &SendError) {
+        // Before the queues: whatever is booked by now is in its queue when we come to that, or was drained, and stays with the sender, who is us. So
+        // what is pushed behind us - by a callback that runs here, say - is left whole, and never ended while it still stands in its queue.
+        let mut booked: HashMap<u64, Watch> =
+            self.incomplete.lock().iter().map(|(id, watch)| (*id, watch.clone())).collect();
         let mut taken = Vec::new();
         self.map.for_each(|_, partition| {
             let mut queue = partition.queue.lock();
@@ -198,14 +202,13 @@ impl<F: LockFamily> MutexAccumulator<F> {
         });
         // Outside of every lock: callbacks run here.
         for batch in taken {
+            booked.remove(&batch.id());
             // Settled already, by a transport that dropped it: as good.
             let _ = batch.completion().abort(error.clone());
             let _ = self.strike_out(batch.id());
         }
-        // Drained ones: their memory comes back from the transport, their records end now. A batch that is still open here was pushed behind us; it
-        // cannot be settled yet, stays in the books, and the next round takes it.
-        let in_flight: Vec<_> = self.incomplete.lock().iter().map(|(id, watch)| (*id, watch.clone())).collect();
-        for (id, watch) in in_flight {
+        // Drained ones: their memory comes back from the transport, their records end now.
+        for (id, watch) in booked {
             if watch.abort(error.clone()) || watch.is_done() {
                 let _ = self.strike_out(id);
             }
@@ -331,10 +334,9 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
     }
 
     fn has_incomplete(&self) -> bool {
-        // A batch that the transport dropped was settled by that, and leaves the books here.
-        let mut incomplete = self.incomplete.lock();
-        incomplete.retain(|_, watch| !watch.is_done());
-        !incomplete.is_empty()
+        // One that has ended may still stand in the books: the sender, who strikes it out, is about to, or the transport has dropped it. Looking is
+        // everybody's, striking out is not.
+        self.incomplete.lock().values().any(|watch| !watch.is_done())
     }
 
     fn pool(&self) -> PoolSnapshot {
