@@ -7,15 +7,31 @@
 // A test that is missing from its file's list would be dead code, and never run.
 #![deny(dead_code)]
 
+mod append;
 mod batch;
 mod catalogue;
 mod completion;
 mod deviations;
+mod drain;
+mod endings;
 mod fmt;
 mod map;
 mod pool;
+mod ready;
+mod rig;
 mod support;
 mod waiters;
 
 /// The tests of every file.
-const REGISTRY: &[&[&str]] = &[fmt::TESTS, pool::TESTS, waiters::TESTS, map::TESTS, batch::TESTS, completion::TESTS];
+const REGISTRY: &[&[&str]] = &[
+    fmt::TESTS,
+    pool::TESTS,
+    waiters::TESTS,
+    map::TESTS,
+    batch::TESTS,
+    completion::TESTS,
+    append::TESTS,
+    ready::TESTS,
+    drain::TESTS,
+    endings::TESTS,
+];
