@@ -16,6 +16,7 @@ mod drain;
 mod endings;
 mod fmt;
 mod map;
+mod order;
 mod pool;
 mod ready;
 mod rig;
@@ -34,4 +35,5 @@ const REGISTRY: &[&[&str]] = &[
     ready::TESTS,
     drain::TESTS,
     endings::TESTS,
+    order::TESTS,
 ];
