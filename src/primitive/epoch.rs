@@ -321,7 +321,7 @@ mod atomic {
 
     impl<T: ?Sized + Pointable> Default for Atomic<T> {
         fn default() -> Self {
-            Self::null()
+            Self(crossbeam_epoch::Atomic::default())
         }
     }
 
