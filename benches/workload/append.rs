@@ -43,7 +43,8 @@ fn row<A: Accumulator>(name: &'static str, bytes: usize, future: bool) -> Row {
                     on_threads(threads, ops, |_, _| {
                         let reply = if future { Reply::FUTURE } else { Reply::IGNORE };
                         let appended = accumulator.append(&partition, &record, reply, Duration::from_secs(60));
-                        drop(black_box(appended.expect("memory comes free")));
+                        // Looked at where it lies: a move of what was written a moment ago in smaller pieces stalls for longer than an append takes.
+                        assert!(black_box(&appended).is_ok(), "memory comes free");
                     })
                 },
                 || {

@@ -17,7 +17,7 @@ pub struct MutexBatch {
     id: u64,
     lease: Lease,
     grown: Option<Box<[u8]>>,
-    /// Bytes that the lease had at the opening (BATCH-01).
+    /// Bytes that the lease had at the opening (BATCH-01), as far as a batch's 32-bit length reaches. A record takes 7 at least, so their count fits too.
     write_limit: usize,
     len: usize,
     record_count: u32,
@@ -48,13 +48,17 @@ impl MutexBatch {
 
     #[inline]
     fn fits(&self, size: usize) -> bool {
-        self.record_count == 0 || (self.len + size <= self.write_limit && self.record_count < i32::MAX as u32)
+        self.len + size <= self.write_limit || self.record_count == 0
     }
 
-    /// The first record, when it outgrows the lease: its bytes lie outside of the pool, and the lease stands for the charge (BATCH-07).
+    /// The first record gives the base timestamp (FMT-08). When it outgrows the lease, its bytes lie outside of the pool, and the lease stands for the
+    /// charge (BATCH-07).
     #[cold]
-    fn grow(&mut self, size: usize) {
-        self.grown = Some(vec![0; self.len + size].into_boxed_slice());
+    fn begin(&mut self, record: &Record<'_>, size: usize) {
+        self.base_timestamp = record.timestamp;
+        if self.len + size > self.write_limit {
+            self.grown = Some(vec![0; self.len + size].into_boxed_slice());
+        }
     }
 }
 
@@ -65,7 +69,7 @@ impl OpenBatch for MutexBatch {
             topic_partition,
             id,
             grown: None,
-            write_limit: lease.len(),
+            write_limit: lease.len().min(i32::MAX as usize),
             lease,
             len: BATCH_OVERHEAD,
             record_count: 0,
@@ -84,10 +88,7 @@ impl OpenBatch for MutexBatch {
         }
         let index = self.record_count;
         if index == 0 {
-            self.base_timestamp = record.timestamp;
-            if self.len + size > self.write_limit {
-                self.grow(size);
-            }
+            self.begin(record, size);
         }
         let memory: &mut [u8] = match &mut self.grown {
             None => &mut self.lease,

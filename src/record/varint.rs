@@ -48,10 +48,10 @@ pub const fn unzigzag(value: u64) -> i64 {
 
 /// Bytes that `value` takes as unsigned groups of seven bits: 1 to 10.
 ///
-/// A closed form, no loop: `ceil(bits / 7)` for 1 to 64 bits, and 1 for zero bits.
+/// A closed form, no loop and no branch: `ceil(bits / 7)`, zero counting as one bit.
 #[inline]
 pub(super) const fn unsigned_len(value: u64) -> usize {
-    let bits = (u64::BITS - value.leading_zeros()) as usize;
+    let bits = (u64::BITS - (value | 1).leading_zeros()) as usize;
     (bits * 9 + 64) / 64
 }
 
