@@ -25,7 +25,9 @@ mod waiters;
 
 /// The tests of every file.
 const REGISTRY: &[&[&str]] = &[
-    fmt::TESTS,
+    fmt::HEADER,
+    fmt::RECORDS,
+    fmt::MALFORMED,
     pool::TESTS,
     waiters::TESTS,
     map::TESTS,

@@ -233,12 +233,7 @@ impl WatchedClock {
 impl Clock for WatchedClock {
     fn now(&self) -> Instant {
         let me = std::thread::current().id();
-        let count = {
-            let mut reads = lock(&self.reads);
-            let count = reads.entry(me).or_default();
-            *count += 1;
-            *count
-        };
+        let count = self.reads_of(me) + 1;
         let now = self.time.now();
         let due = {
             let mut actions = lock(&self.actions);
@@ -251,7 +246,10 @@ impl Clock for WatchedClock {
         if let Some(action) = due {
             action();
         }
-        self.time.now()
+        let now = self.time.now();
+        // Counted once it is done: whoever sees the count and moves time then does not move this reading.
+        lock(&self.reads).insert(me, count);
+        now
     }
 
     fn unix_millis(&self) -> i64 {
