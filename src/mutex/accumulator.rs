@@ -16,7 +16,7 @@
 //! themselves that leave the lock without having appended, before they leave it. One that has not taken the lock yet will find `closed`. So nothing is counted
 //! per record, and nothing escapes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +111,8 @@ pub struct MutexAccumulator<F: LockFamily> {
     /// Appends that have left their queue's lock to get memory and may still push.
     appending: AtomicUsize,
     next_id: AtomicU64,
-    incomplete: F::Mutex<HashMap<u64, Watch>>,
+    /// By number, so in the order in which they were opened: that is the order of an abort.
+    incomplete: F::Mutex<BTreeMap<u64, Watch>>,
 }
 
 /// Counts one append in progress; its drop counts it out.
@@ -192,26 +193,23 @@ impl<F: LockFamily> MutexAccumulator<F> {
     fn abort_all(&self, error: &SendError) {
         // Before the queues: whatever is booked by now is in its queue when we come to that, or was drained, and stays with the sender, who is us. So
         // what is pushed behind us - by a callback that runs here, say - is left whole, and never ended while it still stands in its queue.
-        let mut booked: HashMap<u64, Watch> =
-            self.incomplete.lock().iter().map(|(id, watch)| (*id, watch.clone())).collect();
-        let mut taken = Vec::new();
+        let mut doomed: BTreeMap<u64, (Watch, Option<SealedBatch>)> =
+            self.incomplete.lock().iter().map(|(id, watch)| (*id, (watch.clone(), None))).collect();
         self.map.for_each(|_, partition| {
             let mut queue = partition.queue.lock();
             queue.seal_tail();
-            taken.extend(queue.sealed.drain(..));
+            for batch in queue.sealed.drain(..) {
+                doomed.insert(batch.id(), (batch.completion().watch(), Some(batch)));
+            }
         });
-        // Outside of every lock: callbacks run here.
-        for batch in taken {
-            booked.remove(&batch.id());
+        // Outside of every lock: callbacks run here, in the order in which their batches were opened, in flight or not. The memory of what is in flight
+        // comes back from the transport.
+        for (id, (watch, batch)) in doomed {
             // Settled already, by a transport that dropped it: as good.
-            let _ = batch.completion().abort(error.clone());
-            let _ = self.strike_out(batch.id());
-        }
-        // Drained ones: their memory comes back from the transport, their records end now.
-        for (id, watch) in booked {
             if watch.abort(error.clone()) || watch.is_done() {
                 let _ = self.strike_out(id);
             }
+            drop(batch);
         }
     }
 
@@ -245,7 +243,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
             flushes: AtomicUsize::new(0),
             appending: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
-            incomplete: Mutex::new(HashMap::new()),
+            incomplete: Mutex::new(BTreeMap::new()),
             config,
         });
         let view = MutexView {

@@ -11,7 +11,7 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
 use std::sync::Arc;
 
 use crate::error::TopicPartition;
@@ -22,9 +22,12 @@ use crate::primitive::lock::{LockFamily, Mutex};
 
 type Topics<V, F> = CopyOnWrite<Arc<str>, Topic<V, F>, F>;
 
+/// Hashed without a random seed: a walk meets the entries in the same order in every run, so that a simulation can be replayed.
+type Table<K, V> = HashMap<K, Arc<V>, BuildHasherDefault<DefaultHasher>>;
+
 /// One level: an immutable table, replaced as a whole.
 struct CopyOnWrite<K, V, F: LockFamily> {
-    table: Atomic<HashMap<K, Arc<V>>>,
+    table: Atomic<Table<K, V>>,
     writers: F::Mutex<()>,
 }
 
@@ -44,10 +47,10 @@ where
     F: LockFamily,
 {
     fn new() -> Self {
-        Self { table: Atomic::new(HashMap::new()), writers: Mutex::new(()) }
+        Self { table: Atomic::new(Table::default()), writers: Mutex::new(()) }
     }
 
-    fn snapshot<'g>(&self, guard: &'g Guard) -> &'g HashMap<K, Arc<V>> {
+    fn snapshot<'g>(&self, guard: &'g Guard) -> &'g Table<K, V> {
         // Acquire pairs with the Release half of the swap in `replace`: the new table seen, its entries are seen whole (MAP-08); the old one seen, it is
         // whole too, and the pin keeps it.
         let table = self.table.load(Acquire, guard);
@@ -82,7 +85,7 @@ where
     }
 
     /// Publishes `table`. The caller holds the writers' lock.
-    fn replace(&self, table: HashMap<K, Arc<V>>, guard: &Guard) {
+    fn replace(&self, table: Table<K, V>, guard: &Guard) {
         // Release pairs with the Acquire load in `snapshot`. The Acquire half of the swap is not needed for the old table, which the lock's last
         // holder published, but crossbeam's swap hands it out and we are to retire it: taken for plainness, a write is rare.
         let old = self.table.swap(Owned::new(table), AcqRel, guard);
@@ -92,7 +95,7 @@ where
 
     fn clear(&self) {
         let _writing = self.writers.lock();
-        self.replace(HashMap::new(), &epoch::pin());
+        self.replace(Table::default(), &epoch::pin());
     }
 }
 

@@ -12,7 +12,7 @@ use unlatched::primitive::clock::SystemClock;
 
 use crate::batch::{at, millis, tp, value};
 use crate::deviations::{Behaviour, keeps};
-use crate::rig::{BATCH, Rig, config, largest, led_by, partitions, values};
+use crate::rig::{BATCH, PARTITIONS, Rig, config, largest, led_by, partitions, values};
 use crate::support::{Core, GLANCE, LONG, SOON, Stopwatch, WatchedClock, Worker, eventually, lock, on_every_core};
 
 on_every_core![
@@ -30,6 +30,7 @@ on_every_core![
     acc_41_flushes_overlap,
     acc_41_a_flush_ends_with_failed_batches_too,
     acc_42_abort_all_ends_every_unfinished_batch,
+    acc_42_batches_are_aborted_in_the_order_of_their_opening,
     acc_42_callbacks_run_outside_of_every_lock,
     acc_42_what_comes_during_an_abort_is_whole,
     acc_44_forced_close_ends_queued_batches_and_empties_the_map,
@@ -367,6 +368,29 @@ fn acc_42_abort_all_ends_every_unfinished_batch<C: Core>() {
     rig.cluster = led_by(&[Some(0)]);
     rig.acknowledge_all();
     assert!(!rig.accumulator.has_incomplete());
+}
+
+fn acc_42_batches_are_aborted_in_the_order_of_their_opening<C: Core>() {
+    // In flight or queued, whatever the partition: what an abort does can be replayed, and a partition's callbacks run in its order.
+    const FLYING: usize = 6;
+    let mut rig = Rig::<C>::with(AccumulatorConfig { buffer_memory: 64 * BATCH as u64, ..config() });
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let note = |number: usize| {
+        let order = order.clone();
+        move |_| lock(&order).push(number)
+    };
+    let mut flying = Vec::new();
+    for number in 0..FLYING {
+        rig.push_callback(number as i32 % 2, b"in flight", note(number));
+        flying.push(rig.drain_one());
+    }
+    for number in FLYING..FLYING + PARTITIONS as usize {
+        rig.push_callback(number as i32 % PARTITIONS, b"queued", note(number));
+    }
+    rig.view.abort_all(&GIVEN_UP);
+    assert_eq!(*lock(&order), (0..FLYING + PARTITIONS as usize).collect::<Vec<_>>());
+    drop(flying);
+    assert_eq!(rig.accumulator.pool().leased, 0);
 }
 
 fn acc_42_callbacks_run_outside_of_every_lock<C: Core>() {
