@@ -42,7 +42,7 @@ on_every_core![
 type Heard = Arc<Mutex<Vec<String>>>;
 
 /// A sealed batch of `count` records with a future each; their timestamps are 100, 101, ...
-fn with_futures<C: Core>(count: u32) -> (SealedBatch, Vec<RecordFuture>) {
+pub(crate) fn with_futures<C: Core>(count: u32) -> (SealedBatch, Vec<RecordFuture>) {
     let mut batch = open::<C>(4096);
     let futures = (0..count)
         .map(|number| {

@@ -18,6 +18,7 @@ mod fmt;
 mod map;
 mod order;
 mod pool;
+mod progress;
 mod ready;
 mod rig;
 mod support;
@@ -38,4 +39,5 @@ const REGISTRY: &[&[&str]] = &[
     drain::TESTS,
     endings::TESTS,
     order::TESTS,
+    progress::TESTS,
 ];
