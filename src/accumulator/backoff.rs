@@ -32,6 +32,24 @@ impl Backoff {
         let doublings = (self.max.as_secs_f64() / self.initial.as_secs_f64()).log2();
         let factor = 2f64.powf(f64::from(attempts).min(doublings));
         let jitter = 1.0 - Self::JITTER + 2.0 * Self::JITTER * random.unit();
-        self.initial.mul_f64(factor * jitter).min(self.max)
+        let seconds = self.initial.as_secs_f64() * factor * jitter;
+        // Not `mul_f64`, which panics beyond what a duration holds.
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acc_24_no_configuration_makes_it_panic() {
+        let mut random = Random::seeded(1);
+        let tiny = Duration::from_nanos(1);
+        for (initial, max) in [(tiny, Duration::MAX), (Duration::from_secs(1), Duration::MAX), (Duration::MAX, tiny)] {
+            for attempts in [0, 1, 63, 64, 100, u32::MAX] {
+                assert!(Backoff { initial, max }.after(attempts, &mut random) <= max);
+            }
+        }
     }
 }

@@ -26,7 +26,8 @@ use crate::record::Record;
 pub struct AccumulatorConfig {
     /// `buffer.memory`: bytes of the pool.
     pub buffer_memory: u64,
-    /// `batch.size`: bytes of a batch, and of a pooled buffer. 0 acts as 1: every record gets a batch of its own.
+    /// `batch.size`: bytes of a batch, and of a pooled buffer. 0 acts as 1: a batch then has what the bound of its first record leaves room for,
+    /// so nearly every record gets one of its own.
     pub batch_size: usize,
     /// `linger.ms`: how long a batch waits for company.
     pub linger: Duration,
@@ -119,6 +120,9 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// [`AppendError`]; no trace of the record is left, and its callback is not called.
+    ///
+    /// # Panics
+    /// If `partition` is the handle of another accumulator: its record would go there, and be counted here.
     fn append(
         &self,
         partition: &Self::Partition,

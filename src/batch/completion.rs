@@ -42,18 +42,19 @@
 //! `complete`, `fail`, `abort`: wait-free but for the callbacks and wakers they run, which are the caller's code. `poll`: lock-free (a CAS lost
 //! to another waiter of the same batch is tried again). `wait`: blocks until the batch is settled.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::error::{FlushError, IllegalState, SendError, TopicPartition};
+use super::foreign::{contain, in_callback, run_callback};
+use crate::error::{IllegalState, SendError, TopicPartition};
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicPtr, AtomicU8, AtomicUsize, fence};
 use crate::primitive::cell::UnsafeCell;
@@ -108,7 +109,7 @@ pub struct RecordMetadata {
 pub type RecordResult = Result<RecordMetadata, SendError>;
 
 /// Called once with the record's result, on the thread that settles it. It must not block; [`RecordFuture::wait`] and flush refuse
-/// to wait inside it. A panic in it harms nobody else (GAP-21).
+/// to wait inside it (an executor's own way of waiting for a future, its `block_on`, cannot be refused). A panic in it harms nobody else (GAP-21).
 pub type Callback = Box<dyn FnOnce(RecordResult) + Send>;
 
 /// Each record's own error, by its index in the batch (BATCH-17, SEND-22).
@@ -148,24 +149,6 @@ unsafe impl Sync for Shared {}
 /// The mark in `waiters` after which nobody waits.
 fn done() -> *mut Node {
     ptr::without_provenance_mut(1)
-}
-
-crate::primitive::thread_local! {
-    #[allow(clippy::missing_const_for_thread_local, reason = "loom's thread_local has no const form")]
-    static CALLBACKS_RUNNING: Cell<u32> = Cell::new(0);
-}
-
-/// Whether the calling thread is running a record's callback now.
-pub fn in_callback() -> bool {
-    CALLBACKS_RUNNING.with(|running| running.get() > 0)
-}
-
-/// Refuses a flush from inside a callback, at once (GAP-20).
-///
-/// # Errors
-/// [`FlushError::InCallback`].
-pub fn refuse_in_callback() -> Result<(), FlushError> {
-    if in_callback() { Err(FlushError::InCallback) } else { Ok(()) }
 }
 
 /// A reference to a shared result. Counted in `references`; what may be done with it is up to the wrapper.
@@ -224,7 +207,7 @@ impl Drop for Shared {
         let head = self.waiters.load(Relaxed);
         if head != done() {
             // SAFETY: COMP-5: never settled, so the stack still owns its nodes, and nobody else reaches them.
-            unsafe { Node::take_all(head, drop) }
+            unsafe { Node::take_all(head, |waker| run_callback("the waker of a record's future", || drop(waker))) }
         }
     }
 }
@@ -256,11 +239,12 @@ impl Shared {
         Some(match outcome.as_ref()? {
             Outcome::Written { base_offset, log_append_time } => Ok(RecordMetadata {
                 topic_partition: self.topic_partition.clone(),
-                offset: if *base_offset < 0 { -1 } else { base_offset + i64::from(index) },
+                offset: if *base_offset < 0 { -1 } else { base_offset.saturating_add(i64::from(index)) },
                 timestamp: log_append_time.unwrap_or(timestamp),
             }),
             Outcome::Lost { error, record_errors } => {
-                Err(record_errors.as_ref().map_or_else(|| error.clone(), |of| of(index)))
+                let own = record_errors.as_ref().and_then(|of| contain("a record's error", || of(index)));
+                Err(own.unwrap_or_else(|| error.clone()))
             }
         })
     }
@@ -316,7 +300,7 @@ impl Shared {
         let callbacks = self.callbacks.with_mut(|cell| unsafe { std::mem::take(&mut *cell) });
         for Registered { index, timestamp, callback } in callbacks {
             let Some(result) = self.result(index, timestamp) else { continue };
-            run_callback(callback, result);
+            run_callback("a record's callback", || callback(result));
         }
         step("completion.done");
         // Release pairs with the Acquire in `is_done` and `register`: whoever sees DONE sees outcome and callbacks done. Acquire pairs with the
@@ -324,37 +308,10 @@ impl Shared {
         let head = self.waiters.swap(done(), AcqRel);
         // SAFETY: COMP-5: the swap took the chain, and only the claim's winner swaps.
         unsafe {
-            Node::take_all(head, |waker| {
-                // A waker is foreign code: its panic must not keep the others asleep.
-                if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-                    tracing::error!("a waker panicked while a record's future was released");
-                }
-            });
+            // A waker is foreign code: it must not keep the others asleep, and an executor that polls inside of it must not wait there.
+            Node::take_all(head, |waker| run_callback("the waker of a record's future", || waker.wake()));
         }
         Ok(())
-    }
-}
-
-/// Runs one callback so that nothing it does reaches the others (BATCH-14, GAP-21).
-fn run_callback(callback: Callback, result: RecordResult) {
-    struct Leave;
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            CALLBACKS_RUNNING.with(|running| running.set(running.get() - 1));
-        }
-    }
-    CALLBACKS_RUNNING.with(|running| running.set(running.get() + 1));
-    let leave = Leave;
-    let outcome = catch_unwind(AssertUnwindSafe(|| callback(result)));
-    drop(leave);
-    if let Err(payload) = outcome {
-        let what =
-            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(panic = what.unwrap_or("(no message)"), "a record's callback panicked; the others go on");
-        // The payload's own drop is foreign code too.
-        if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
-            std::mem::forget(again);
-        }
     }
 }
 
@@ -390,9 +347,18 @@ impl Completer {
     /// A future for the record `index`, whose own time is `timestamp`. Touches no shared word.
     #[inline]
     pub fn future(&mut self, index: u32, timestamp: i64) -> RecordFuture {
+        RecordFuture { reference: self.issue(), index, timestamp, registered: None }
+    }
+
+    /// A reference out of the block.
+    ///
+    /// # Panics
+    /// If the block is used up: that takes more than a batch has records.
+    #[inline]
+    fn issue(&mut self) -> Reference {
         self.issued += 1;
-        debug_assert!(self.issued < BLOCK, "COMP-4");
-        RecordFuture { reference: Reference(self.shared), index, timestamp, registered: None }
+        assert!(self.issued < BLOCK, "a batch has fewer records than this has given out futures (COMP-4)");
+        Reference(self.shared)
     }
 
     /// Has `callback` called with the result of the record `index`. Callbacks run in the order given (BATCH-10, BATCH-13).
@@ -403,8 +369,7 @@ impl Completer {
 
     /// A further reference, for whoever keeps the books of unfinished batches. It cannot settle before the completer is closed.
     pub fn watch(&mut self) -> Watch {
-        self.issued += 1;
-        Watch(Reference(self.shared))
+        Watch(self.issue())
     }
 
     /// Ends issuing; returns what is left of the block but one, which is the result's.
@@ -562,22 +527,35 @@ impl<P: Parker> Wake for Parked<P> {
     }
 }
 
-/// Sleeps until `shared` is done; `false` if the time is up before. `registered` keeps what a timed wait has put on the stack.
+/// Sleeps until `shared` is done; `false` if the time is up before. `registered` keeps who was put on the stack for it, so that the next wait of the same
+/// future pushes nothing (L10).
 fn wait_done<P: Parker>(
     shared: &Shared,
-    registered: &mut Option<Waker>,
+    registered: &mut Option<Box<Registrant>>,
     timeout: Option<(Duration, &dyn Clock)>,
 ) -> bool {
     if shared.is_done() {
         return true;
     }
-    let deadline = timeout.map(|(timeout, clock)| (clock.now().saturating_add(timeout), clock));
-    let parked = Arc::new(Parked(P::new()));
-    let waker = Waker::from(Arc::clone(&parked));
-    if !shared.register(waker.clone()) {
-        return true;
+    if timeout.is_some_and(|(timeout, _)| timeout.is_zero()) {
+        return false;
     }
-    *registered = Some(waker);
+    let deadline = timeout.map(|(timeout, clock)| (clock.now().saturating_add(timeout), clock));
+    let known = match registered.as_deref() {
+        Some(Registrant::Thread(parked)) => Arc::clone(parked).downcast::<Parked<P>>().ok(),
+        _ => None,
+    };
+    let parked = match known {
+        Some(parked) => parked,
+        None => {
+            let parked = Arc::new(Parked(P::new()));
+            if !shared.register(Waker::from(Arc::clone(&parked))) {
+                return true;
+            }
+            *registered = Some(Box::new(Registrant::Thread(Arc::clone(&parked) as _)));
+            parked
+        }
+    };
     while !shared.is_done() {
         match deadline {
             None => parked.0.park(),
@@ -602,8 +580,28 @@ pub struct RecordFuture {
     reference: Reference,
     index: u32,
     timestamp: i64,
-    /// The waker that stands on the stack for us, if any: waiting again with the same one pushes nothing.
-    registered: Option<Waker>,
+    /// Who stands on the stack for us, if anybody: waiting again as the same one pushes nothing.
+    registered: Option<Box<Registrant>>,
+}
+
+/// Who was put on the stack for a future, to be known again.
+enum Registrant {
+    /// A task, by its waker's data and table. The clone on the stack keeps both from being used for another as long as it matters: until the batch is done. A
+    /// clone here would keep the task alive for ever if the task keeps the future.
+    Task(usize, usize),
+    /// A thread that waited with a timeout: its parker, of the kind it was.
+    Thread(Arc<dyn Any + Send + Sync>),
+}
+
+impl Registrant {
+    fn task(waker: &Waker) -> Self {
+        Self::Task(waker.data().addr(), ptr::from_ref(waker.vtable()).addr())
+    }
+
+    fn is_task(&self, waker: &Waker) -> bool {
+        let Self::Task(data, table) = *self else { return false };
+        (data, table) == (waker.data().addr(), ptr::from_ref(waker.vtable()).addr())
+    }
 }
 
 impl RecordFuture {
@@ -670,9 +668,9 @@ impl Future for RecordFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RecordResult> {
         let this = &mut *self;
         let shared = this.reference.shared();
-        let known = this.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        let known = this.registered.as_ref().is_some_and(|registrant| registrant.is_task(cx.waker()));
         if !known && !shared.is_done() && shared.register(cx.waker().clone()) {
-            this.registered = Some(cx.waker().clone());
+            this.registered = Some(Box::new(Registrant::task(cx.waker())));
             return Poll::Pending;
         }
         if this.is_done() { Poll::Ready(this.settled()) } else { Poll::Pending }

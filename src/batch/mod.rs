@@ -6,12 +6,14 @@
 //! Source: Kafka's `MemoryRecordsBuilder` and `ProducerBatch`; BATCH-01 to BATCH-21.
 
 mod completion;
+mod foreign;
 mod sealed;
 
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
-    in_callback, refuse_in_callback,
 };
+pub(crate) use foreign::contain;
+pub use foreign::{in_callback, refuse_in_callback};
 pub use sealed::{Contents, SealedBatch};
 
 use crate::error::{SendError, TopicPartition};

@@ -93,6 +93,8 @@ impl Queue {
 
 /// A partition: its lock and what is under it.
 pub struct Partition<F: LockFamily> {
+    /// Its accumulator's `identity`.
+    owner: Arc<()>,
     topic_partition: TopicPartition,
     queue: F::Mutex<Queue>,
 }
@@ -102,6 +104,8 @@ pub type MutexPartition<F> = EntryHandle<Partition<F>>;
 
 /// The twin's accumulator.
 pub struct MutexAccumulator<F: LockFamily> {
+    /// Shared with the partitions, which their handles may keep for longer than this lives, so that no two accumulators have the same.
+    identity: Arc<()>,
     config: AccumulatorConfig,
     clock: SharedClock,
     pool: MutexPool<F>,
@@ -236,6 +240,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
 
     fn new(config: AccumulatorConfig, clock: SharedClock) -> (Arc<Self>, MutexView<F>) {
         let accumulator = Arc::new(Self {
+            identity: Arc::new(()),
             pool: BufferPool::new(config.buffer_memory, config.batch_size.max(1), clock.clone()),
             clock,
             map: CopyOnWriteMap::default(),
@@ -258,6 +263,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
 
     fn partition(&self, topic_partition: &TopicPartition) -> MutexPartition<F> {
         self.map.get_or_create(topic_partition, || Partition {
+            owner: Arc::clone(&self.identity),
             topic_partition: topic_partition.clone(),
             queue: Mutex::new(Queue::default()),
         })
@@ -271,6 +277,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
+        assert!(Arc::ptr_eq(&partition.owner, &self.identity), "a partition's handle was given to another accumulator");
         validate_record(record)?;
         let mut queue = partition.queue.lock();
         // Acquire pairs with the Release store in `close`. Read true: refused. Read false: this section of the lock comes before the sender's

@@ -18,7 +18,8 @@ pub trait PartitionMap<V: Send + Sync + 'static>: fmt::Debug + Send + Sync + Def
     /// Keeps an entry reachable without the map.
     type Handle: Deref<Target = V> + Clone + Send + Sync;
 
-    /// Calls `read` with the entry, if there is one. No lock (MAP-01).
+    /// Calls `read` with the entry, if there is one. No lock (MAP-01). Pinned meanwhile: `read` is to be short, not to wait, and no code of strangers (L8); whoever
+    /// wants more takes a handle.
     fn with<R>(&self, topic: &str, partition: i32, read: impl FnOnce(&V) -> R) -> Option<R>;
 
     /// A handle on the entry, if there is one.

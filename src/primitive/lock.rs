@@ -14,7 +14,12 @@ use super::parker::{Parker, ThreadParker};
 ///
 /// A panic inside the critical section does not poison it: the twin's critical sections run no user code, and a
 /// caller of a poisoned lock could do nothing but panic too.
-pub trait Mutex<T>: Send + Sync {
+///
+/// # Safety
+/// - Between `lock` and the drop of its guard no other guard of the mutex exists, and the sections are ordered one after the other.
+/// - From the moment at which the drop of a guard lets another holder in, it does not touch the mutex's memory again: that holder may be the one who frees it. (A
+///   wake by address, which reads no memory, is allowed.)
+pub unsafe trait Mutex<T>: Send + Sync {
     /// What a holder holds; dropping it unlocks.
     type Guard<'a>: DerefMut<Target = T>
     where
@@ -45,7 +50,8 @@ pub struct StdLock;
 #[derive(Debug)]
 pub struct StdMutex<T>(imp::RawMutex<T>);
 
-impl<T: Send> Mutex<T> for StdMutex<T> {
+// SAFETY: a mutex; std's unlock ends with one exchange of its word and a wake by address. (Under a checker memory outlives the execution.)
+unsafe impl<T: Send> Mutex<T> for StdMutex<T> {
     type Guard<'a>
         = imp::RawGuard<'a, T>
     where
@@ -71,7 +77,8 @@ impl LockFamily for StdLock {
 #[derive(Debug, Clone, Copy)]
 pub struct ParkingLot;
 
-impl<T: Send> Mutex<T> for parking_lot::Mutex<T> {
+// SAFETY: a mutex; its unlock ends with one exchange of its word, or, where somebody is parked, with the store of it under the lock of parking_lot's own table.
+unsafe impl<T: Send> Mutex<T> for parking_lot::Mutex<T> {
     type Guard<'a>
         = parking_lot::MutexGuard<'a, T>
     where

@@ -168,6 +168,9 @@ impl<A: Accumulator> Producer<A> {
     ///
     /// # Errors
     /// [`SendRefused`].
+    ///
+    /// # Panics
+    /// If `partition` is another producer's.
     pub fn send(&self, partition: &A::Partition, record: Record<'_>) -> Result<RecordFuture, SendRefused> {
         let future = self.append(partition, record, Reply::FUTURE)?;
         // Asked for, so given.
@@ -178,6 +181,9 @@ impl<A: Accumulator> Producer<A> {
     ///
     /// # Errors
     /// [`SendRefused`]; `callback` is then dropped uncalled.
+    ///
+    /// # Panics
+    /// If `partition` is another producer's.
     pub fn send_with(
         &self,
         partition: &A::Partition,
@@ -191,6 +197,9 @@ impl<A: Accumulator> Producer<A> {
     ///
     /// # Errors
     /// [`SendRefused`].
+    ///
+    /// # Panics
+    /// If `partition` is another producer's.
     pub fn send_and_forget(&self, partition: &A::Partition, record: Record<'_>) -> Result<(), SendRefused> {
         self.append(partition, record, Reply::IGNORE).map(drop)
     }

@@ -15,6 +15,7 @@ use crate::rig::{BATCH, NOTHING, Rig, config, largest, values};
 use crate::support::{Core, Gate, LONG, Worker, eventually, lock, on_every_core};
 
 on_every_core![
+    acc_01_a_handle_of_another_accumulator_is_refused,
     acc_01_a_forced_close_waits_for_an_append_in_progress,
     acc_01_every_exit_counts_the_append_out,
     acc_02_a_closed_accumulator_refuses,
@@ -43,6 +44,18 @@ fn stopped_append<C: Core>(rig: &Rig<C>, gate: &Gate) -> Worker<Result<(), Appen
     });
     gate.await_reached();
     appender
+}
+
+fn acc_01_a_handle_of_another_accumulator_is_refused<C: Core>() {
+    // Its record would go to the one and be counted in the books of the other.
+    let (mine, mut other) = (Rig::<C>::new(), Rig::<C>::new());
+    let foreign = other.partition(0);
+    let append = || drop(mine.accumulator.append(&foreign, &value(b"x"), Reply::IGNORE, Duration::ZERO));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(append)).is_err());
+    assert!(!mine.accumulator.has_incomplete() && !other.accumulator.has_undrained());
+    // Nothing is held by that.
+    other.push(0, b"own");
+    assert_eq!(values(&other.drain()), ["own"]);
 }
 
 fn acc_01_a_forced_close_waits_for_an_append_in_progress<C: Core>() {

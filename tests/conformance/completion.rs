@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use unlatched::batch::{
     Completion, FinalState, OpenBatch, RecordFuture, RecordMetadata, Reply, SealedBatch, in_callback,
@@ -13,7 +14,7 @@ use unlatched::error::{FlushError, SendError};
 use unlatched::primitive::atomic::AtomicUsize;
 use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::clock::SystemClock;
-use unlatched::primitive::parker::ThreadParker;
+use unlatched::primitive::parker::{Parker, ThreadParker};
 use unlatched::record::Record;
 
 use crate::batch::{millis, open, tp, value};
@@ -28,14 +29,19 @@ on_every_core![
     batch_14_a_panicking_callback_harms_nobody_else,
     batch_15_callbacks_get_metadata_or_an_error,
     batch_16_offset_and_timestamp_of_each_record,
+    batch_16_offsets_at_the_end_of_their_range,
     batch_17_each_record_its_own_error,
+    batch_17_an_error_that_panics_leaves_the_batchs_own,
     batch_18_a_dropped_future_cancels_nothing,
     batch_18_timed_waits,
     batch_18_a_blocked_wait_ends_with_the_result,
     batch_18_the_future_wakes_its_task,
     batch_18_a_future_polled_by_another_task_wakes_that_one,
     batch_18_many_waiters_of_all_kinds,
+    batch_18_waiting_again_registers_nothing_again,
+    batch_18_a_future_that_is_done_keeps_no_task,
     gap_20_waiting_inside_a_callback_is_refused_at_once,
+    gap_20_waiting_inside_a_waker_is_refused_likewise,
     gap_21_a_panic_in_a_waker_or_a_payload_is_contained,
 ];
 
@@ -319,6 +325,25 @@ fn batch_17_each_record_its_own_error<C: Core>() {
     );
 }
 
+fn batch_16_offsets_at_the_end_of_their_range<C: Core>() {
+    let (batch, futures) = with_futures::<C>(2);
+    assert_eq!(batch.completion().complete(i64::MAX, None), Ok(true));
+    let offsets: Vec<_> = futures.into_iter().map(|future| future.wait().unwrap().offset).collect();
+    assert_eq!(offsets, [i64::MAX; 2], "a broker's nonsense panics nobody");
+}
+
+fn batch_17_an_error_that_panics_leaves_the_batchs_own<C: Core>() {
+    let (told, results) = mpsc::channel();
+    let mut batch = open::<C>(4096);
+    let reply = Reply { future: true, ..Reply::callback(move |result| told.send(result).unwrap()) };
+    let future = batch.try_append(&value(b"a"), reply).unwrap().future.unwrap();
+    let error = refused(ErrorCode::InvalidRecord);
+    let own = Box::new(|_| panic!("on purpose: a record's error panics"));
+    assert_eq!(batch.seal().completion().fail(error.clone(), Some(own)), Ok(true));
+    assert_eq!(results.try_recv().expect("the callback ran"), Err(error.clone()));
+    assert_eq!(future.wait(), Err(error));
+}
+
 fn batch_18_a_dropped_future_cancels_nothing<C: Core>() {
     let (told, results) = mpsc::channel();
     let mut batch = open::<C>(4096);
@@ -470,6 +495,77 @@ fn batch_18_many_waiters_of_all_kinds<C: Core>() {
     }
 }
 
+fn batch_18_waiting_again_registers_nothing_again<C: Core>() {
+    // Whoever waits a little, again and again, until the broker answers, must not gather memory meanwhile.
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    struct Counted(ThreadParker);
+    impl Parker for Counted {
+        fn new() -> Self {
+            MADE.fetch_add(1, SeqCst);
+            Self(ThreadParker::new())
+        }
+        fn park(&self) {
+            self.0.park();
+        }
+        fn park_timeout(&self, timeout: Duration) -> bool {
+            self.0.park_timeout(timeout)
+        }
+        fn unpark(&self) {
+            self.0.unpark();
+        }
+    }
+    let (batch, mut futures) = with_futures::<C>(1);
+    let (mut future, clock) = (futures.remove(0), SystemClock::new());
+    let before = MADE.load(SeqCst);
+    for _ in 0..1_000 {
+        assert_eq!(future.wait_timeout_on::<Counted>(Duration::ZERO, &clock), None);
+    }
+    assert_eq!(MADE.load(SeqCst), before, "no time, no wait");
+    for _ in 0..20 {
+        assert_eq!(future.wait_timeout_on::<Counted>(Duration::from_micros(50), &clock), None);
+    }
+    // The other core's test may run beside this one.
+    assert!(MADE.load(SeqCst) <= before + 2, "one waits as the same again");
+    // Also on another thread, which the end still wakes.
+    let sleeper = Worker::start(move || future.wait_on::<Counted>());
+    sleeper.assert_stays_blocked("nothing has ended");
+    assert_eq!(batch.completion().complete(0, None), Ok(true));
+    assert_eq!(sleeper.result().unwrap().offset, 0);
+}
+
+fn batch_18_a_future_that_is_done_keeps_no_task<C: Core>() {
+    // A task that keeps the future that keeps its waker would never be freed.
+    let (batch, mut futures) = with_futures::<C>(1);
+    let (task, waker) = Task::new();
+    assert!(pin!(&mut futures[0]).poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(waker);
+    assert_eq!(Arc::strong_count(&task), 2, "the batch keeps it, to wake it");
+    assert_eq!(batch.completion().complete(0, None), Ok(true));
+    assert_eq!(Arc::strong_count(&task), 1);
+    drop(futures);
+}
+
+fn gap_20_waiting_inside_a_waker_is_refused_likewise<C: Core>() {
+    // An executor may poll inside of `wake`: on the thread that settles.
+    struct Inline(Mutex<Option<RecordFuture>>, mpsc::Sender<String>);
+    impl Wake for Inline {
+        fn wake(self: Arc<Self>) {
+            let other = lock(&self.0).take().unwrap();
+            let said = format!("{} {:?}", other.wait().is_err(), unlatched::batch::refuse_in_callback());
+            self.1.send(said).unwrap();
+        }
+    }
+    let (batch, mut futures) = with_futures::<C>(1);
+    let (other_batch, mut other) = with_futures::<C>(1);
+    let (told, results) = mpsc::channel();
+    let waker = Waker::from(Arc::new(Inline(Mutex::new(Some(other.remove(0))), told)));
+    assert!(pin!(&mut futures[0]).poll(&mut Context::from_waker(&waker)).is_pending());
+    let settler = Worker::start(move || batch.completion().complete(0, None));
+    assert_eq!(settler.result(), Ok(true));
+    assert_eq!(results.try_recv().unwrap(), "true Err(InCallback)");
+    drop(other_batch);
+}
+
 fn gap_20_waiting_inside_a_callback_is_refused_at_once<C: Core>() {
     let (told, results) = mpsc::channel();
     let done_before = {
@@ -513,7 +609,7 @@ fn gap_21_a_panic_in_a_waker_or_a_payload_is_contained<C: Core>() {
     struct PanickingTask;
     impl Wake for PanickingTask {
         fn wake(self: Arc<Self>) {
-            panic!("on purpose: a waker panics")
+            std::panic::panic_any(PanickingPayload)
         }
     }
     struct PanickingPayload;

@@ -76,7 +76,8 @@ impl<T> SimMutex<T> {
     }
 }
 
-impl<T: Send> Mutex<T> for SimMutex<T> {
+// SAFETY: `value` is a mutex; the guard's drop unlocks it last, after it has taken the list of those who wait.
+unsafe impl<T: Send> Mutex<T> for SimMutex<T> {
     type Guard<'a>
         = SimGuard<'a, T>
     where
@@ -128,8 +129,9 @@ impl<T> DerefMut for SimGuard<'_, T> {
 
 impl<T> Drop for SimGuard<'_, T> {
     fn drop(&mut self) {
-        self.held = None;
+        // Before the unlock, after which the mutex may be gone. No task runs in between, and nobody else may wait.
         let waiters = std::mem::take(&mut *self.mutex.waiters.lock().unwrap_or_else(PoisonError::into_inner));
+        self.held = None;
         waiters.into_iter().for_each(TaskId::wake);
     }
 }
