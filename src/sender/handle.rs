@@ -1,6 +1,20 @@
 //! A sender on a thread of its own, and the ways to end it.
 //!
 //! Source: Kafka's `KafkaProducer.close`, `Sender.initiateClose` and `Sender.forceClose`; SEND-26 to SEND-28.
+//!
+//! # What a closer hears
+//! How the sender ended. That is one fact, decided on the sender's thread, and every closer hears the same, whenever it comes, whatever time it gives, and
+//! whoever else closes:
+//!
+//! | the sender | each closer hears |
+//! |---|---|
+//! | found nothing left to send or to wait for, so aborted nothing | `Ok` |
+//! | was forced while something was left, and aborted that | [`CloseError::Forced`] with the time of the closer that was the first to force |
+//! | panicked, wherever | [`CloseError::SenderDied`] |
+//!
+//! So force that finds nothing to abort is none: a close whose time is up just as the sender ends by itself, or a close with no time at all of a sender that
+//! has nothing to do, hears `Ok`. A closer in a callback is the only one that does not wait for the end: it hears how the sender has ended or, if it has not yet,
+//! that the close is forced.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,11 +37,12 @@ use crate::primitive::thread;
 #[error("the operating system gave no thread for the sender: {0}")]
 pub struct StartError(#[from] std::io::Error);
 
-/// Why a close was not graceful to the end. Every accepted record has completed all the same, some of them aborted.
+/// Why a close was not graceful to the end. Every accepted record has completed all the same, some of them aborted. Every closer of a sender hears
+/// the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// The time was up: what was not acknowledged by then was aborted.
+    /// This time was up, of the closer that was the first to force: what was not acknowledged by then was aborted.
     #[error("close was forced after {0:?}: records that were not acknowledged by then were aborted")]
     Forced(Duration),
     /// The sender had died of a panic: what was not acknowledged by then was aborted.
@@ -44,17 +59,26 @@ pub(super) enum Mode {
     Closing = 1,
     /// Abort everything, end.
     Forced = 2,
-    /// It has ended, and aborted what was left.
+    /// It has ended with nothing left.
     Ended = 3,
+    /// It has ended by force, and aborted what was left.
+    Aborted = 4,
     /// It has ended by a panic.
-    Died = 4,
+    Died = 5,
 }
 
 /// What the sender's thread and its handle share.
 pub(super) struct Control {
     mode: AtomicU8,
+    closers: StdMutex<Closers>,
+}
+
+#[derive(Default)]
+struct Closers {
     /// Who waits for the end.
-    closers: StdMutex<Vec<Arc<ThreadParker>>>,
+    waiting: Vec<Arc<ThreadParker>>,
+    /// The time of the closer that was the first to force.
+    forced_after: Option<Duration>,
 }
 
 impl Control {
@@ -66,6 +90,7 @@ impl Control {
             1 => Mode::Closing,
             2 => Mode::Forced,
             3 => Mode::Ended,
+            4 => Mode::Aborted,
             _ => Mode::Died,
         }
     }
@@ -74,17 +99,39 @@ impl Control {
         // AcqRel: see `mode`. A maximum: a forced close is not taken back by a graceful one, nor an end by either.
         self.mode.fetch_max(mode as u8, AcqRel);
     }
+
+    /// Forces, on behalf of a closer that gave `timeout`. The time of whoever came first.
+    fn force(&self, timeout: Duration) -> Duration {
+        // Before the raise, so that an end by force always finds it.
+        let first = *self.closers.lock().forced_after.get_or_insert(timeout);
+        self.raise(Mode::Forced);
+        first
+    }
+
+    /// How the sender ended, if it has.
+    fn end(&self) -> Option<Result<(), CloseError>> {
+        match self.mode() {
+            Mode::Running | Mode::Closing | Mode::Forced => None,
+            Mode::Ended => Some(Ok(())),
+            Mode::Aborted => Some(Err(CloseError::Forced(self.closers.lock().forced_after.unwrap_or_default()))),
+            Mode::Died => Some(Err(CloseError::SenderDied)),
+        }
+    }
 }
 
 /// Says how the sender's thread ended, whatever ended it.
-struct Ending(Arc<Control>);
+struct Ending {
+    control: Arc<Control>,
+    /// [`Mode::Died`] until the sender has come to another end.
+    how: Mode,
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.raise(if thread::panicking() { Mode::Died } else { Mode::Ended });
+        self.control.raise(self.how);
         // A closer that comes to this list later looks at the mode after that, and the lock shows it our raise.
-        let closers = std::mem::take(&mut *self.0.closers.lock());
-        closers.into_iter().for_each(|closer| closer.unpark());
+        let waiting = std::mem::take(&mut self.control.closers.lock().waiting);
+        waiting.into_iter().for_each(|closer| closer.unpark());
     }
 }
 
@@ -103,7 +150,7 @@ impl<A: Accumulator> SenderHandle<A> {
     /// # Errors
     /// [`StartError`] if the operating system has no thread to give.
     pub fn spawn<B: Broker>(sender: Sender<A, B>) -> Result<Self, StartError> {
-        let control = Control { mode: AtomicU8::new(Mode::Running as u8), closers: Mutex::new(Vec::new()) };
+        let control = Control { mode: AtomicU8::new(Mode::Running as u8), closers: Mutex::new(Closers::default()) };
         let handle = Self {
             accumulator: Arc::clone(&sender.accumulator),
             control: Arc::new(control),
@@ -114,8 +161,8 @@ impl<A: Accumulator> SenderHandle<A> {
         let control = Arc::clone(&handle.control);
         thread::Builder::new().name("unlatched-sender".into()).spawn(move || {
             // Dropped after the sender, whose own end aborts what a panic left behind.
-            let ending = Ending(control);
-            sender.run(&ending.0);
+            let mut ending = Ending { control, how: Mode::Died };
+            ending.how = sender.run(&ending.control);
         })?;
         Ok(handle)
     }
@@ -137,37 +184,42 @@ impl<A: Accumulator> SenderHandle<A> {
     }
 
     /// Closes: no more records are accepted, what was accepted is sent, and the sender ends. After `timeout` what is left is aborted. When this
-    /// returns, every accepted record has completed (GAP-18). Any number of threads may close, any number of times.
+    /// returns, every accepted record has completed (GAP-18). Any number of threads may close, any number of times, and all hear how the sender ended; see the
+    /// module's head.
     ///
     /// From a callback, which runs on the sender's thread, the wait would never end: there the close is forced, and not waited for (SEND-28).
     ///
     /// # Errors
-    /// [`CloseError`] if records were aborted, or may have been.
+    /// [`CloseError`] if the sender was forced and records were aborted, or if it died; in a callback also if it has not ended yet.
     pub fn close(&self, timeout: Duration) -> Result<(), CloseError> {
-        let mut forced = timeout.is_zero() || in_callback();
         self.accumulator.close();
-        self.control.raise(if forced { Mode::Forced } else { Mode::Closing });
-        self.wake();
         if in_callback() {
-            return Err(CloseError::Forced(Duration::ZERO));
+            let first = self.control.force(Duration::ZERO);
+            self.wake();
+            return self.control.end().unwrap_or(Err(CloseError::Forced(first)));
         }
+        let mut forced = timeout.is_zero();
+        if forced {
+            self.control.force(timeout);
+        } else {
+            self.control.raise(Mode::Closing);
+        }
+        self.wake();
         let parker = Arc::new(ThreadParker::new());
-        self.control.closers.lock().push(Arc::clone(&parker));
+        self.control.closers.lock().waiting.push(Arc::clone(&parker));
         let deadline = self.clock.now().saturating_add(timeout);
-        while !self.has_ended() {
+        loop {
+            if let Some(end) = self.control.end() {
+                return end;
+            }
             let left = deadline.saturating_since(self.clock.now());
             if forced {
                 parker.park();
             } else if left.is_zero() || !parker.park_timeout(left) {
                 forced = true;
-                self.control.raise(Mode::Forced);
+                self.control.force(timeout);
                 self.wake();
             }
-        }
-        match self.control.mode() {
-            Mode::Died => Err(CloseError::SenderDied),
-            _ if forced => Err(CloseError::Forced(timeout)),
-            _ => Ok(()),
         }
     }
 }

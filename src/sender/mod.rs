@@ -311,20 +311,28 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
         }
     }
 
-    /// Runs until `control` says to end (SEND-26, SEND-27).
-    fn run(mut self, control: &Control) {
+    /// Runs until `control` says to end (SEND-26, SEND-27). How it ended.
+    fn run(mut self, control: &Control) -> Mode {
         /// Between looks at `control` when nothing else is due. Every change of it comes with a wake as well.
         const LONGEST: Duration = Duration::from_secs(1);
         while control.mode() == Mode::Running {
             self.run_once(LONGEST);
         }
-        // Graceful. First the queues, whose locks make sure that no append is under way (ACC-48), then the books.
-        while control.mode() == Mode::Closing && (self.accumulator.has_undrained() || self.accumulator.has_incomplete())
-        {
+        while self.has_unfinished() {
+            if control.mode() == Mode::Forced {
+                let reason = "the producer was closed before the record was acknowledged";
+                self.view.abort_incomplete(&SendError::Aborted { reason });
+                return Mode::Aborted;
+            }
             self.run_once(LONGEST);
         }
-        let reason = "the producer was closed before the record was acknowledged";
-        self.view.abort_incomplete(&SendError::Aborted { reason });
+        Mode::Ended
+    }
+
+    /// Whether a record has not completed; of a closed accumulator, for good. First the queues, whose locks make sure that no append is under way (ACC-48),
+    /// then the books.
+    fn has_unfinished(&self) -> bool {
+        self.accumulator.has_undrained() || self.accumulator.has_incomplete()
     }
 }
 

@@ -26,10 +26,19 @@ on_every_core![
     send_27_forced_close_aborts_what_is_queued_and_what_is_in_flight,
     send_27_forced_close_aborts_what_waits_for_another_attempt,
     send_28_a_close_whose_time_is_up_is_forced,
+    send_28_closing_again_hears_the_same,
+    send_28_a_patient_closer_hears_that_another_forced,
+    send_28_force_that_finds_nothing_to_abort_is_no_force,
+    send_28_time_that_is_up_while_the_sender_ends_is_no_force,
+    send_28_the_first_to_force_is_named,
+    send_28_close_in_a_callback_is_forced_and_not_waited_for,
+    send_28_close_in_a_callback_after_the_end_hears_how_it_ended,
+    send_28_closing_from_many_threads,
     send_28_a_handle_that_is_dropped_closes_by_force,
     send_28_a_handle_may_be_dropped_in_a_callback,
     send_29_after_close_appends_are_refused,
     gap_18_after_a_graceful_close_every_accepted_record_has_completed,
+    gap_18_after_a_forced_close_every_accepted_record_has_completed,
     gap_18_who_waits_for_memory_is_refused_by_a_close,
     gap_21_a_sender_that_dies_leaves_nothing_open,
     gap_21_whoever_waits_for_the_end_hears_of_the_death,
@@ -236,6 +245,160 @@ fn send_28_a_close_whose_time_is_up_is_forced<A: Accumulator>() {
     running.assert_ended();
 }
 
+fn send_28_closing_again_hears_the_same<A: Accumulator>() {
+    let forced = start::<A>();
+    let request = forced.send(0, "a");
+    assert_eq!(forced.close(millis(20)), Err(Forced(millis(20))));
+    for timeout in [LONG, Duration::ZERO, millis(1)] {
+        assert_eq!(forced.close(timeout), Err(Forced(millis(20))), "records were aborted, whoever asks");
+    }
+    drop(request);
+    forced.assert_ended();
+
+    let graceful = start::<A>();
+    let request = graceful.send(0, "a");
+    graceful.script.acknowledge(request);
+    assert_eq!(graceful.close(LONG), Ok(()));
+    for timeout in [LONG, Duration::ZERO, millis(1)] {
+        assert_eq!(graceful.close(timeout), Ok(()), "none was aborted, whoever asks");
+    }
+    graceful.assert_ended();
+}
+
+fn send_28_a_patient_closer_hears_that_another_forced<A: Accumulator>() {
+    let running = start::<A>();
+    let request = running.send(0, "a");
+    let patient = running.closer(LONG);
+    running.await_closed();
+    patient.assert_stays_blocked("it is in flight");
+    assert_eq!(running.close(Duration::ZERO), Err(Forced(Duration::ZERO)));
+    assert_eq!(patient.result(), Err(Forced(Duration::ZERO)));
+    assert_all(&running.results, 1, is_aborted);
+    drop(request);
+    running.assert_ended();
+}
+
+fn send_28_force_that_finds_nothing_to_abort_is_no_force<A: Accumulator>() {
+    let running = start::<A>();
+    let request = running.send(0, "a");
+    running.script.acknowledge(request);
+    eventually("it is answered", || !running.results.names().is_empty());
+    running.script.await_asleep();
+    assert_eq!(running.close(Duration::ZERO), Ok(()));
+    assert_all(&running.results, 1, Result::is_ok);
+    running.assert_ended();
+}
+
+/// The closer's time is up when everything is answered already, and only the broker's end is not over yet.
+fn send_28_time_that_is_up_while_the_sender_ends_is_no_force<A: Accumulator>() {
+    let running = start::<A>();
+    let gate = Gate::default();
+    running.script.in_drop({
+        let gate = gate.clone();
+        move || gate.pass()
+    });
+    let request = running.send(0, "a");
+    running.script.acknowledge(request);
+    let patient = running.closer(LONG);
+    gate.await_reached();
+    let hasty = running.closer(millis(1));
+    hasty.assert_stays_blocked("there is still something of the sender");
+    gate.open();
+    assert_eq!(hasty.result(), Ok(()));
+    assert_eq!(patient.result(), Ok(()));
+    assert_all(&running.results, 1, Result::is_ok);
+    running.assert_ended();
+}
+
+fn send_28_the_first_to_force_is_named<A: Accumulator>() {
+    let running = start::<A>();
+    let gate = Gate::default();
+    // While the first one's force has its effect, a second one's time is up.
+    running.push_with(0, "a", {
+        let gate = gate.clone();
+        move |_| gate.pass()
+    });
+    let request = running.script.await_request();
+    let first = running.closer(millis(5));
+    gate.await_reached();
+    let second = running.closer(Duration::ZERO);
+    second.assert_stays_blocked("a callback runs");
+    gate.open();
+    assert_eq!(first.result(), Err(Forced(millis(5))));
+    assert_eq!(second.result(), Err(Forced(millis(5))));
+    drop(request);
+    running.assert_ended();
+}
+
+fn send_28_close_in_a_callback_is_forced_and_not_waited_for<A: Accumulator>() {
+    let running = start::<A>();
+    let heard: Arc<Mutex<Vec<Result<(), CloseError>>>> = Arc::default();
+    running.push_with(0, "closes", {
+        let (handle, heard) = (running.handle.clone(), heard.clone());
+        move |_| {
+            let first = handle.close(LONG);
+            lock(&heard).extend([first, handle.close(Duration::ZERO)]);
+        }
+    });
+    let closing = running.script.await_request();
+    let in_flight = running.send(2, "in flight");
+    running.script.acknowledge(closing);
+    eventually("the sender ends", || running.handle.has_ended());
+    assert_eq!(*lock(&heard), [Err(Forced(Duration::ZERO)); 2], "at once, and as often as it likes");
+    assert_all(&running.results, 1, is_aborted);
+    assert_eq!(running.close(LONG), Err(Forced(Duration::ZERO)), "what it has heard was true");
+    drop(in_flight);
+    running.assert_ended();
+}
+
+/// Here the callback runs on another sender's thread, and this sender's end can be told at once.
+fn send_28_close_in_a_callback_after_the_end_hears_how_it_ended<A: Accumulator>() {
+    let graceful = start::<A>();
+    assert_eq!(graceful.close(LONG), Ok(()));
+    let forced = start::<A>();
+    let request = forced.send(0, "a");
+    assert_eq!(forced.close(millis(3)), Err(Forced(millis(3))));
+    drop(request);
+    let dead = start::<A>();
+    dead.script.set_polls(Polls::Panicking);
+    eventually("it dies", || dead.handle.has_ended());
+    let heard: Arc<Mutex<Vec<Result<(), CloseError>>>> = Arc::default();
+    let mut other = Rig::<A>::new();
+    other.push_with(0, "a", {
+        let heard = heard.clone();
+        let handles = [&graceful, &forced, &dead].map(|running| running.handle.clone());
+        move |_| lock(&heard).extend(handles.map(|handle| handle.close(LONG)))
+    });
+    let request = other.send();
+    other.acknowledge(request);
+    assert_eq!(*lock(&heard), [Ok(()), Err(Forced(millis(3))), Err(SenderDied)]);
+}
+
+fn send_28_closing_from_many_threads<A: Accumulator>() {
+    for forced in [false, true] {
+        let running = start::<A>();
+        let request = running.send(0, "a");
+        running.push_noted(2, "b");
+        let closers: Vec<_> = (0..6).map(|_| running.closer(LONG)).collect();
+        running.await_closed();
+        let expected = if forced {
+            let hasty: Vec<_> = (0..2).map(|_| running.closer(Duration::ZERO)).collect();
+            assert!(hasty.into_iter().all(|closer| closer.result() == Err(Forced(Duration::ZERO))));
+            Err(Forced(Duration::ZERO))
+        } else {
+            let other = running.script.await_request();
+            running.script.acknowledge(other);
+            running.script.acknowledge(request);
+            Ok(())
+        };
+        for closer in closers {
+            assert_eq!(closer.result(), expected);
+        }
+        assert_all(&running.results, 2, |result| result.is_ok() != forced);
+        drop(running.script.requests());
+    }
+}
+
 fn send_28_a_handle_that_is_dropped_closes_by_force<A: Accumulator>() {
     let Running { handle, accumulator, script, results, .. } = {
         let running = start::<A>();
@@ -331,6 +494,21 @@ fn gap_18_after_a_graceful_close_every_accepted_record_has_completed<A: Accumula
         let stats = running.handle.stats().snapshot();
         assert_eq!((stats.completed, stats.failed), (accepted.len() as u64, 0));
         assert_eq!(running.accumulator.left_in_the_books(), [0u64; 0]);
+        running.assert_ended();
+    }
+}
+
+fn gap_18_after_a_forced_close_every_accepted_record_has_completed<A: Accumulator>() {
+    for _ in 0..10 {
+        let running = start::<A>();
+        running.script.set_acknowledges();
+        let appenders = appenders(&running);
+        eventually("some are acknowledged", || running.handle.stats().snapshot().completed > 100);
+        let closed = running.close(Duration::ZERO);
+        let accepted: Vec<_> = appenders.into_iter().flat_map(Worker::result).collect();
+        assert!(accepted.iter().all(RecordFuture::is_done));
+        let aborted = accepted.iter().filter(|future| future.try_result().is_some_and(|result| is_aborted(&result)));
+        assert_eq!(closed.is_err(), aborted.count() > 0, "{closed:?}: an error says that records were aborted");
         running.assert_ended();
     }
 }
