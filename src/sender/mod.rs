@@ -118,7 +118,11 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
     /// One pass (SEND-01): produce, then poll at most `longest`.
     pub fn run_once(&mut self, longest: Duration) {
         let now = self.clock.now();
-        let timeout = self.send_producer_data(now).min(longest);
+        let timeout = self.send_producer_data(now);
+        self.poll(timeout.min(longest));
+    }
+
+    fn poll(&mut self, timeout: Duration) {
         let mut responses = std::mem::take(&mut self.responses);
         self.broker.poll(timeout, &mut responses);
         for response in responses.drain(..) {
@@ -324,7 +328,11 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
                 self.view.abort_incomplete(&SendError::Aborted { reason });
                 return Mode::Aborted;
             }
-            self.run_once(LONGEST);
+            let timeout = self.send_producer_data(self.clock.now());
+            // The last ones may just have expired: then there is nothing to sleep for.
+            if self.has_unfinished() {
+                self.poll(timeout.min(LONGEST));
+            }
         }
         Mode::Ended
     }

@@ -22,6 +22,7 @@ on_every_core![
     send_26_graceful_close_sends_what_is_queued_and_awaits_what_is_in_flight,
     send_26_graceful_close_of_a_sender_that_sleeps,
     send_26_graceful_close_goes_on_retrying,
+    send_26_graceful_close_ends_when_all_have_expired,
     send_26_the_broker_goes_last,
     send_27_forced_close_aborts_what_is_queued_and_what_is_in_flight,
     send_27_forced_close_aborts_what_waits_for_another_attempt,
@@ -190,6 +191,22 @@ fn send_26_graceful_close_goes_on_retrying<A: Accumulator>() {
     assert_eq!(closer.result(), Ok(()));
     assert_eq!(running.results.names(), ["a", "b"]);
     assert_all(&running.results, 2, Result::is_ok);
+    running.assert_ended();
+}
+
+/// To expire is a result: nobody has to be aborted.
+fn send_26_graceful_close_ends_when_all_have_expired<A: Accumulator>() {
+    let running = start_with::<A>(memory(), in_order());
+    let request = running.send(0, "in flight");
+    running.push_noted(0, "queued, and muted");
+    let closer = running.closer(LONG);
+    closer.assert_stays_blocked("one is in flight, one is queued");
+    running.advance(1_000);
+    assert_eq!(closer.result(), Ok(()));
+    assert_all(&running.results, 2, |result| matches!(result, Err(SendError::DeliveryTimeout { .. })));
+    // The request is not awaited, and its memory is its own.
+    assert!(running.accumulator.pool().leased > 0);
+    drop(request);
     running.assert_ended();
 }
 
