@@ -16,7 +16,7 @@
 mod handle;
 mod stats;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +78,8 @@ pub struct Sender<A: Accumulator, B: Broker> {
     broker: B,
     clock: SharedClock,
     config: SenderConfig,
-    in_flight: HashMap<u64, InFlight>,
+    /// By number, which is the order in which they were opened: they expire in that order, and a run replays.
+    in_flight: BTreeMap<u64, InFlight>,
     next_request: u64,
     responses: Vec<ProduceResponse>,
     stats: Arc<SenderStats>,
@@ -93,7 +94,7 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
             broker,
             clock,
             config,
-            in_flight: HashMap::new(),
+            in_flight: BTreeMap::new(),
             next_request: 0,
             responses: Vec::new(),
             stats: Arc::default(),
@@ -193,9 +194,11 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
         }
     }
 
-    /// The expiry pass (SEND-08): queued batches first, then those in flight.
+    /// The expiry pass (SEND-08): queued batches first, then those in flight, each in the order in which they were opened (SEND-31).
     fn expire(&mut self, now: Instant) {
-        for batch in self.view.expired(now) {
+        let mut queued = self.view.expired(now);
+        queued.sort_by_key(SealedBatch::id);
+        for batch in queued {
             self.fail_expired(batch, now);
         }
         let timeout = self.config.delivery_timeout;

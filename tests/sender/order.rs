@@ -20,6 +20,8 @@ on_every_core![
     send_25_a_callback_may_append_when_its_batch_is_answered,
     send_25_a_callback_may_append_until_memory_is_used_up,
     send_31_callbacks_run_in_the_order_of_sending,
+    send_31_batches_in_flight_expire_in_the_order_opened,
+    send_31_queued_batches_expire_in_the_order_opened,
     send_31_callbacks_run_on_the_senders_thread,
     gap_21_a_callback_that_panics_harms_nobody,
 ];
@@ -224,6 +226,38 @@ fn send_31_callbacks_run_in_the_order_of_sending<A: Accumulator>() {
     }
     assert!(requests.len() >= 4);
     requests.into_iter().for_each(|request| rig.script.acknowledge(request));
+    rig.pass();
+    assert_eq!(rig.results.names(), names);
+    rig.assert_at_rest();
+}
+
+/// Those of one partition, as callbacks run in that order; and all of them, as a simulation has to replay.
+fn send_31_batches_in_flight_expire_in_the_order_opened<A: Accumulator>() {
+    let mut rig = Rig::<A>::new();
+    let names: Vec<String> = (0..32).map(|number| format!("{number}")).collect();
+    let mut requests = Vec::new();
+    for (number, name) in names.iter().enumerate() {
+        rig.push_noted(if number % 4 == 3 { 2 } else { 0 }, name);
+        requests.push(rig.send());
+        rig.advance(1);
+    }
+    rig.advance(1_000);
+    rig.pass();
+    assert_eq!(rig.results.names(), names);
+    requests.into_iter().for_each(|request| rig.script.acknowledge(request));
+    rig.pass();
+    rig.assert_at_rest();
+}
+
+/// Wherever they are queued, so that a simulation replays.
+fn send_31_queued_batches_expire_in_the_order_opened<A: Accumulator>() {
+    let mut rig = Rig::<A>::new();
+    rig.script.set_cluster(led_by(&[]));
+    let names: Vec<String> = (0..32).map(|number| format!("{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        rig.push_noted(number as i32 % 8, name);
+    }
+    rig.advance(1_000);
     rig.pass();
     assert_eq!(rig.results.names(), names);
     rig.assert_at_rest();

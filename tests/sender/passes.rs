@@ -15,6 +15,7 @@ on_every_core![
     send_01_a_pass_produces_then_polls_then_handles,
     send_01_a_pass_without_anything_to_do,
     send_01_a_pass_sleeps_at_most_as_long_as_it_is_told,
+    send_03_the_order_of_the_steps,
     send_03_a_node_that_is_not_ready_is_left_out_and_its_delay_kept,
     send_03_a_partition_without_a_leader_waits_and_the_others_go,
     send_05_sleeps_until_linger_ends,
@@ -63,6 +64,32 @@ fn send_01_a_pass_sleeps_at_most_as_long_as_it_is_told<A: Accumulator>() {
         rig.sender.run_once(millis(told));
         assert_eq!(rig.script.slept(), millis(slept), "told {told}");
     }
+}
+
+fn send_03_the_order_of_the_steps<A: Accumulator>() {
+    let mut rig = Rig::<A>::with(memory(), in_order());
+    rig.script.set_cluster(led_by(&[Some(0), None, Some(0)]));
+    rig.push_noted(0, "a");
+    rig.push_noted(1, "without a leader");
+    rig.push_noted(2, "b");
+    rig.log.take();
+    let request = rig.send();
+    let steps = ["ready", "update", "node 0", "drain [0]", "expired", "mute 0", "mute 2", "submit 0", "poll"];
+    assert_eq!(rig.log.take(), steps);
+    // What expires fails before anything is sent, though that was drained before.
+    rig.advance(1_000);
+    rig.push_noted(4, "c");
+    rig.script.set_cluster(led_by(&[Some(0), None, Some(0), None, Some(0)]));
+    rig.log.take();
+    let other = rig.send();
+    assert_eq!(partitions(&other), [4]);
+    let mut steps = rig.log.take_only(&["drain", "callback", "submit"]);
+    // Where the batch without a leader stood, a queue, comes first.
+    assert_eq!(steps.remove(1), "callback without a leader");
+    assert_eq!(steps, ["drain [0]", "callback a", "callback b", "submit 0"]);
+    rig.script.acknowledge(request);
+    rig.acknowledge(other);
+    rig.assert_at_rest();
 }
 
 fn send_03_a_node_that_is_not_ready_is_left_out_and_its_delay_kept<A: Accumulator>() {
