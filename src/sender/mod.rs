@@ -246,7 +246,8 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
         for batch in request.batches {
             let topic_partition = batch.topic_partition();
             let answer = match answers.iter().position(|answer| answer.topic_partition == *topic_partition) {
-                Some(at) => answers.swap_remove(at),
+                // Not a swap: should there be two answers, the first one counts, wherever they stand.
+                Some(at) => answers.remove(at),
                 None => PartitionResponse::refused(topic_partition.clone(), unmentioned),
             };
             self.complete(batch, answer, now);

@@ -30,6 +30,7 @@ on_every_core![
     send_22_record_errors_of_a_retry_are_forgotten,
     send_24_a_retry_is_back_in_the_queue_before_the_partition_is_unmuted,
     gap_27_a_batch_that_the_answer_leaves_out_is_sent_again,
+    gap_27_the_first_of_two_answers_counts,
     gap_27_answers_for_unknown_partitions_are_ignored,
     gap_27_an_empty_answer_is_no_answer,
     gap_27_a_request_that_the_broker_gives_back_goes_again,
@@ -395,6 +396,36 @@ fn gap_27_a_batch_that_the_answer_leaves_out_is_sent_again<A: Accumulator>() {
     assert_eq!(request.batches.len(), 3);
     rig.acknowledge(request);
     rig.assert_at_rest();
+}
+
+/// Wherever the second one stands, and however many others come between.
+fn gap_27_the_first_of_two_answers_counts<A: Accumulator>() {
+    let first = [written(0, 1), written(2, 2), written(4, 3)];
+    let second = [with_code(0, ErrorCode::PolicyViolation), written(2, 20), written(4, 30)];
+    let [a1, b1, c1] = first;
+    let [a2, b2, c2] = second;
+    for answers in [
+        vec![a1.clone(), a2.clone(), b1.clone(), c1.clone()],
+        vec![b1.clone(), a1.clone(), c1.clone(), a2.clone()],
+        vec![c1.clone(), b1.clone(), a1.clone(), c2.clone(), b2.clone(), a2.clone()],
+        vec![a1.clone(), b1.clone(), b2, c1.clone(), c2, a2],
+        vec![a1.clone(), b1.clone(), c1.clone(), a1.clone(), b1, c1],
+    ] {
+        let mut rig = Rig::<A>::with(memory(), in_order());
+        for partition in [0, 2, 4] {
+            rig.push_noted(partition, &partition.to_string());
+        }
+        let request = rig.send();
+        rig.script.end(request, Outcome::Answered(answers.clone()));
+        rig.pass();
+        let mut results = rig.results.take();
+        results.sort_by(|one, other| one.0.cmp(&other.0));
+        let offsets: Vec<_> = results.iter().map(|(_, result)| offset(result)).collect();
+        assert_eq!(offsets, [1, 2, 3], "{answers:?}");
+        assert_eq!((rig.stats().completed, rig.stats().failed, rig.stats().retried), (3, 0, 0));
+        rig.send_nothing();
+        rig.assert_at_rest();
+    }
 }
 
 fn gap_27_answers_for_unknown_partitions_are_ignored<A: Accumulator>() {
