@@ -28,7 +28,7 @@ use self::handle::{Control, Mode};
 use crate::accumulator::{Accumulator, SenderView};
 use crate::batch::{RecordErrors, SealedBatch, Watch};
 use crate::broker::{Acks, Broker, ErrorCode, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse};
-use crate::error::{SendError, TopicPartition};
+use crate::error::{IllegalState, SendError, TopicPartition};
 use crate::primitive::clock::{Instant, SharedClock};
 
 /// What a sender needs to know. Names and defaults are Kafka's (CFG-05 to CFG-12).
@@ -266,15 +266,11 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
         }
         match answer.error {
             ErrorCode::None | ErrorCode::DuplicateSequenceNumber => {
-                match batch.completion().complete(answer.base_offset, answer.log_append_time) {
-                    Ok(true) => {
-                        self.stats.completed(batch.record_count());
-                        self.deallocate(batch);
-                    }
-                    // Expired or aborted meanwhile: a late success is ignored (SEND-09), the memory goes back.
-                    Ok(false) => drop(batch),
-                    Err(error) => tracing::error!(%error, %topic_partition, "a batch was answered twice"),
+                let settled = batch.completion().complete(answer.base_offset, answer.log_append_time);
+                if settled == Ok(true) {
+                    self.stats.completed(batch.record_count());
                 }
+                self.end(batch, settled);
             }
             error if error.is_retriable() && self.can_retry(&batch, now) => {
                 self.stats.retried(batch.record_count());
@@ -302,20 +298,26 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
     /// Fails every record (SEND-15), then returns the memory (SEND-24).
     fn fail(&mut self, batch: SealedBatch, error: SendError, answer: Option<PartitionResponse>) {
         let record_errors = answer.and_then(|answer| record_errors(answer, &error));
-        match batch.completion().fail(error, record_errors) {
-            Ok(true) => {
-                self.stats.failed(batch.record_count());
-                self.deallocate(batch);
-            }
-            // A late error is ignored too (SEND-09).
-            Ok(false) => drop(batch),
-            Err(error) => tracing::error!(%error, "a batch failed after it had succeeded"),
+        let settled = batch.completion().fail(error, record_errors);
+        if settled == Ok(true) {
+            self.stats.failed(batch.record_count());
         }
+        self.end(batch, settled);
     }
 
-    fn deallocate(&mut self, batch: SealedBatch) {
-        if let Err(error) = self.view.deallocate(batch) {
-            tracing::error!(%error, "a batch was ended twice");
+    /// Strikes a batch out of the books and returns its memory, whoever has `settled` it (GAP-27).
+    fn end(&mut self, batch: SealedBatch, settled: Result<bool, IllegalState>) {
+        let topic_partition = batch.topic_partition().clone();
+        let struck_out = self.view.deallocate(batch);
+        match settled {
+            Ok(true) => {
+                if let Err(error) = struck_out {
+                    tracing::error!(%error, %topic_partition, "a batch was ended twice");
+                }
+            }
+            // A late answer is ignored (SEND-09): the batch has expired, and was struck out then. Or its transport has settled it.
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, %topic_partition, "a batch was answered after it had succeeded"),
         }
     }
 

@@ -34,6 +34,7 @@ on_every_core![
     gap_27_answers_for_unknown_partitions_are_ignored,
     gap_27_an_empty_answer_is_no_answer,
     gap_27_a_request_that_the_broker_gives_back_goes_again,
+    gap_27_a_batch_that_its_transport_has_settled_is_struck_out,
 ];
 
 fn written(partition: i32, offset: i64) -> PartitionResponse {
@@ -484,4 +485,29 @@ fn gap_27_a_request_that_the_broker_gives_back_goes_again<A: Accumulator>() {
     rig.pass();
     assert_eq!(rig.results.take().len(), 3);
     rig.assert_at_rest();
+}
+
+/// A transport can reach a batch's result. If it uses that, the sender's part is the books and the memory.
+fn gap_27_a_batch_that_its_transport_has_settled_is_struck_out<A: Accumulator>() {
+    let aborted = SendError::Aborted { reason: "by the transport" };
+    for code in [ErrorCode::None, ErrorCode::PolicyViolation, ErrorCode::RequestTimedOut] {
+        for how in 0..3 {
+            let mut rig = Rig::<A>::with(memory(), in_order());
+            rig.push_noted(0, "a");
+            let request = rig.send();
+            let completion = request.batches[0].completion();
+            match how {
+                0 => assert_eq!(completion.complete(3, None), Ok(true)),
+                1 => assert_eq!(completion.fail(aborted.clone(), None), Ok(true)),
+                _ => assert_eq!(completion.abort(aborted.clone()), Ok(())),
+            }
+            rig.refuse(request, code);
+            assert_eq!(rig.results.take().len(), 1, "{code} for a batch that had ended");
+            assert_eq!((rig.stats().completed, rig.stats().failed, rig.stats().retried), (0, 0, 0));
+            rig.push_noted(0, "b");
+            let request = rig.send();
+            rig.acknowledge(request);
+            rig.assert_at_rest();
+        }
+    }
 }
