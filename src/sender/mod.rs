@@ -12,6 +12,9 @@
 //! records is in the accumulator's books meanwhile, so an expiry in flight settles the records at once while their memory stays with the
 //! request (GAP-15). If the sender ends for whatever reason, a panic included, dropping its view closes the accumulator and aborts what is in
 //! the books (GAP-21).
+//!
+//! Records are counted before they are settled, and nobody but the sender settles what it holds: whoever knows a record's result, a callback say, finds it
+//! counted (SEND-24).
 
 mod handle;
 mod stats;
@@ -209,9 +212,10 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
             let error = self.expiry(&batch.topic_partition, batch.records, batch.created, now);
             // The records end now, the memory when the request comes back (SEND-09, GAP-15). In ordering mode the partition stays muted until
             // then (SEND-23).
-            if batch.watch.fail(error) {
+            if !batch.watch.is_done() {
                 self.stats.failed(batch.records);
             }
+            batch.watch.fail(error);
             // Not in the books if it was aborted before: as good.
             let _ = self.view.strike_out(id);
         }
@@ -266,10 +270,10 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
         }
         match answer.error {
             ErrorCode::None | ErrorCode::DuplicateSequenceNumber => {
-                let settled = batch.completion().complete(answer.base_offset, answer.log_append_time);
-                if settled == Ok(true) {
+                if batch.completion().final_state().is_none() {
                     self.stats.completed(batch.record_count());
                 }
+                let settled = batch.completion().complete(answer.base_offset, answer.log_append_time);
                 self.end(batch, settled);
             }
             error if error.is_retriable() && self.can_retry(&batch, now) => {
@@ -298,10 +302,10 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
     /// Fails every record (SEND-15), then returns the memory (SEND-24).
     fn fail(&mut self, batch: SealedBatch, error: SendError, answer: Option<PartitionResponse>) {
         let record_errors = answer.and_then(|answer| record_errors(answer, &error));
-        let settled = batch.completion().fail(error, record_errors);
-        if settled == Ok(true) {
+        if batch.completion().final_state().is_none() {
             self.stats.failed(batch.record_count());
         }
+        let settled = batch.completion().fail(error, record_errors);
         self.end(batch, settled);
     }
 

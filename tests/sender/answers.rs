@@ -28,6 +28,8 @@ on_every_core![
     send_22_several_records_at_fault_are_invalid_each,
     send_22_the_default_message_is_the_batchs_error,
     send_22_record_errors_of_a_retry_are_forgotten,
+    send_24_success_is_callbacks_then_books_then_memory,
+    send_24_failure_is_metric_then_callbacks_then_books_then_memory,
     send_24_a_retry_is_back_in_the_queue_before_the_partition_is_unmuted,
     gap_27_a_batch_that_the_answer_leaves_out_is_sent_again,
     gap_27_the_first_of_two_answers_counts,
@@ -357,6 +359,51 @@ fn send_22_record_errors_of_a_retry_are_forgotten<A: Accumulator>() {
     let request = rig.send();
     rig.refuse(request, ErrorCode::PolicyViolation);
     assert_eq!(future.wait(), refused(0, ErrorCode::PolicyViolation));
+    rig.assert_at_rest();
+}
+
+/// Appends a record whose callback notes what the sender's counters and the pool say while it runs.
+fn push_looking<A: Accumulator>(rig: &Rig<A>) {
+    let (accumulator, log) = (rig.accumulator.clone(), rig.log.clone());
+    let stats = rig.sender.stats();
+    rig.push_with(0, "a", move |_| {
+        let (stats, leased) = (stats.snapshot(), accumulator.pool().leased);
+        log.note(format!("callback: {} completed, {} failed, {leased} leased", stats.completed, stats.failed));
+    });
+}
+
+fn send_24_success_is_callbacks_then_books_then_memory<A: Accumulator>() {
+    let mut rig = Rig::<A>::with(memory(), in_order());
+    push_looking(&rig);
+    let request = rig.send();
+    rig.acknowledge(request);
+    let steps = rig.log.take_only(&["callback", "strike", "unmute"]);
+    assert_eq!(steps, ["callback: 1 completed, 0 failed, 256 leased", "strike out", "unmute 0"]);
+    rig.assert_at_rest();
+}
+
+fn send_24_failure_is_metric_then_callbacks_then_books_then_memory<A: Accumulator>() {
+    let mut rig = Rig::<A>::with(memory(), in_order());
+    push_looking(&rig);
+    let request = rig.send();
+    rig.refuse(request, ErrorCode::PolicyViolation);
+    let steps = rig.log.take_only(&["callback", "strike", "unmute"]);
+    assert_eq!(steps, ["callback: 0 completed, 1 failed, 256 leased", "strike out", "unmute 0"]);
+    // Also where the time was up, in flight or before it was sent.
+    push_looking(&rig);
+    let request = rig.send();
+    rig.log.take();
+    rig.advance(1_000);
+    rig.pass();
+    let steps = rig.log.take_only(&["callback", "strike"]);
+    assert_eq!(steps, ["callback: 0 completed, 2 failed, 256 leased", "strike out"]);
+    push_looking(&rig);
+    rig.acknowledge(request);
+    rig.log.take();
+    rig.advance(1_000);
+    rig.pass();
+    let steps = rig.log.take_only(&["callback", "strike"]);
+    assert_eq!(steps, ["callback: 0 completed, 3 failed, 256 leased", "strike out"]);
     rig.assert_at_rest();
 }
 
