@@ -1,6 +1,6 @@
 //! What a producer knows of a cluster: a snapshot of topics, partitions and leaders.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub struct Leader {
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
     topics: HashMap<Arc<str>, Vec<Option<Leader>>>,
-    led: HashMap<NodeId, Vec<TopicPartition>>,
+    led: BTreeMap<NodeId, Vec<TopicPartition>>,
 }
 
 impl Cluster {
@@ -72,7 +72,7 @@ impl Cluster {
         self.led.get(&node).map_or(&[], Vec::as_slice)
     }
 
-    /// Nodes that lead anything.
+    /// Nodes that lead anything, in the order of their numbers: what goes through them goes the same way in each run.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.led.keys().copied()
     }
@@ -80,5 +80,20 @@ impl Cluster {
     /// Topics known.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> + '_ {
         self.topics.keys()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_come_in_the_order_of_their_numbers() {
+        let leader = |node| Some(Leader { node: NodeId(node), epoch: None });
+        let leaders = [7, 3, -1, 9, 3, 12, 0, 5, 8].map(leader).to_vec();
+        let cluster = Cluster::new([("t".into(), leaders)]);
+        assert_eq!(cluster.nodes().map(|node| node.0).collect::<Vec<_>>(), [-1, 0, 3, 5, 7, 8, 9, 12]);
+        assert_eq!(cluster.led_by(NodeId(3)), [1, 4].map(|partition| TopicPartition::new("t", partition)));
+        assert_eq!(cluster.led_by(NodeId(1)), []);
     }
 }
