@@ -25,7 +25,8 @@
 //!
 //! Threads share one [`BlockReader`] and own a [`Block`] each. Reading a block of about 256 KiB, which ends at the end
 //! of a line, happens under a lock; taking it apart happens outside, in parallel. A thread holds one block, however
-//! large the file is; a block is larger than 256 KiB only where a single line is.
+//! large the file is; a block is larger than 256 KiB only where a single line is. What can be read once only, such as
+//! standard input, may have nothing to read for as long as it likes: [`Options::cancel`] ends the input all the same.
 //!
 //! ```
 //! use unlatched::cli::input::{Block, BlockReader, Options, Records, Source};
@@ -48,6 +49,7 @@
 //! ```
 
 mod block;
+mod cancel;
 mod key;
 mod reader;
 
@@ -57,6 +59,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use block::{Block, Line, Lines};
+pub use cancel::Cancel;
 pub use key::{Column, ColumnError};
 pub use reader::BlockReader;
 
@@ -155,6 +158,8 @@ pub struct Options {
     pub threads: usize,
     /// Whether a source without a single record is fine. Where the source is to be repeated, it never is.
     pub allow_empty: bool,
+    /// Ends the input from outside, from the moment on that it is being opened.
+    pub cancel: Cancel,
 }
 
 impl Options {
@@ -170,6 +175,7 @@ impl Options {
             max_line,
             threads: 1,
             allow_empty: false,
+            cancel: Cancel::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 use parking_lot::Mutex;
 
 use super::block::{Block, Data, Shape, without_bom};
+use super::cancel::{Cancel, Cancellable};
 use super::{Header, InputError, Kind, Options, Records, Source, key};
 
 /// The length of a block, in bytes, where the input is long enough.
@@ -31,6 +32,8 @@ const PEEK: usize = 64 << 10;
 /// Share it by reference. See the [module](super) for what a record is, and for an example.
 pub struct BlockReader {
     shape: Arc<Shape>,
+    cancel: Cancel,
+    /// Held while a block is read, which may take for ever: what must not wait does without.
     state: Mutex<State>,
 }
 
@@ -67,20 +70,23 @@ impl BlockReader {
         let name = source.name;
         let failed = |source| InputError::Read { name: name.clone(), source: Arc::new(source) };
         let mut origin = match source.kind {
-            Kind::File(path) => Origin::open(&path).map_err(failed)?,
+            Kind::File(path) => Origin::open(&path, &options.cancel).map_err(failed)?,
             Kind::Bytes(bytes) => Origin::Memory { data: Bytes::from_static(bytes), at: 0 },
-            Kind::Reader(reader) => Origin::stream(Stream::Once(reader)),
+            Kind::Reader(reader) => Origin::once(reader, &options.cancel),
         };
         // A file is looked at to guess the length of its lines; a terminal only if its first line is needed.
         if options.header != Header::Absent || !matches!(origin, Origin::Stream { stream: Stream::Once(_), .. }) {
-            origin.peek(options.max_line).map_err(failed)?;
+            origin
+                .peek(options.max_line)
+                .or_else(|error| if options.cancel.is_cancelled() { Ok(()) } else { Err(failed(error)) })?;
         }
         let peeked = origin.peeked();
         let first = peeked.split(|&b| b == b'\n').next().unwrap_or_default();
         let mut shape = Shape { name: name.clone(), strip_cr: options.strip_cr, key: None, max_line: options.max_line };
-        // Where the first line is missing or too long, the first block says so: better than that it lacks the column.
-        let usable =
-            options.header == Header::Absent || !peeked.is_empty() && first.len() <= options.max_line.saturating_add(1);
+        // Where the first line is missing or too long, the first block says so: better than that it lacks the column. After
+        // a cancel there is no first block, and maybe half a line.
+        let seen = !peeked.is_empty() && first.len() <= options.max_line.saturating_add(1);
+        let usable = options.header == Header::Absent || seen && !options.cancel.is_cancelled();
         if let Some(column) = options.key.as_ref().filter(|_| usable) {
             let names = without_bom(first.strip_suffix(b"\r").unwrap_or(first));
             let names = (options.header != Header::Absent).then_some(names);
@@ -111,7 +117,7 @@ impl BlockReader {
             short_rows: 0,
             end: None,
         };
-        Ok(Self { shape: Arc::new(shape), state: Mutex::new(state) })
+        Ok(Self { shape: Arc::new(shape), cancel: options.cancel, state: Mutex::new(state) })
     }
 
     /// Fills `block` with the next lines. Returns whether there were any; if not, the block is empty.
@@ -134,19 +140,23 @@ impl BlockReader {
             match &state.end {
                 Some(End::Done) => return Ok(false),
                 Some(End::Failed(error)) => return Err(error.clone()),
+                None if self.cancel.is_cancelled() => return Ok(false),
                 None => {}
             }
             match state.fill(block, &self.shape) {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
+                // It ends the reading with an error.
+                Err(_) if self.cancel.is_cancelled() => return Ok(false),
                 Err(error) => state.end = Some(End::Failed(error)),
             }
         }
     }
 
-    /// Ends the input: from now on [`next_block`](Self::next_block) finds nothing. For a run that has a time, not a number.
+    /// Ends the input: from now on [`next_block`](Self::next_block) finds nothing, also where it waits for data. For a run that has a time, not a
+    /// number.
     pub fn cancel(&self) {
-        self.state.lock().end.get_or_insert(End::Done);
+        self.cancel.cancel();
     }
 
     /// Ends the input with an error that a thread met in its block, so that the other threads stop, too.
@@ -292,7 +302,7 @@ enum Origin {
 
 enum Stream {
     File(File),
-    Once(Box<dyn Read + Send>),
+    Once(Cancellable),
 }
 
 enum Fetched {
@@ -306,14 +316,14 @@ enum Fetched {
 }
 
 impl Origin {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, cancel: &Cancel) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         if !metadata.is_file() {
-            return Ok(Self::stream(Stream::Once(Box::new(file))));
+            return Ok(Self::once(Box::new(file), cancel));
         }
         if metadata.len() <= KEPT {
             let mut data = Vec::new();
@@ -325,6 +335,10 @@ impl Origin {
             file.rewind()?;
         }
         Ok(Self::stream(Stream::File(file)))
+    }
+
+    fn once(reader: Box<dyn Read + Send>, cancel: &Cancel) -> Self {
+        Self::stream(Stream::Once(Cancellable::new(reader, cancel.clone())))
     }
 
     fn stream(stream: Stream) -> Self {

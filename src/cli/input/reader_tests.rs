@@ -509,3 +509,52 @@ fn the_sample_is_four_thousand_flights() {
     assert_eq!(of(b"EWR") + of(b"JFK") + of(b"LGA"), 4000);
     assert!(got[0].1.starts_with(b"2013,1,1,517,515,2,") && got[3999].1.starts_with(b"2013,1,5,"));
 }
+
+/// Gives some bytes, says so, and then nothing until it is dropped.
+struct Stalled(&'static [u8], std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
+
+impl Read for Stalled {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() {
+            self.1.send(()).unwrap();
+            let _ = self.2.recv();
+        }
+        let piece = std::mem::take(&mut self.0);
+        buffer[..piece.len()].copy_from_slice(piece);
+        Ok(piece.len())
+    }
+}
+
+#[test]
+fn an_input_without_data_ends_when_it_is_cancelled_and_half_a_line_is_no_record() {
+    let (stalls, stalled) = std::sync::mpsc::channel();
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let source = Source::reader("pipe", Box::new(Stalled(b"one\nha", stalls, wait)));
+    let reader = BlockReader::open(source, Options::lines(LIMIT)).unwrap();
+    let mut block = Block::new();
+    assert!(reader.next_block(&mut block).unwrap());
+    assert_eq!(block.lines().map(|line| line.unwrap().bytes.to_vec()).collect::<Vec<_>>(), [b"one"]);
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| reader.next_block(&mut Block::new()).unwrap());
+        stalled.recv().unwrap();
+        reader.cancel();
+        assert!(!next.join().unwrap(), "neither a block nor an error");
+    });
+    drop(go_on);
+}
+
+#[test]
+fn an_input_is_cancelled_while_it_is_opened() {
+    let (stalls, stalled) = std::sync::mpsc::channel();
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let source = Source::reader("pipe", Box::new(Stalled(b"orig", stalls, wait)));
+    let options = keyed(Options { header: Header::Kept, ..Options::lines(LIMIT) }, "origin");
+    let cancel = options.cancel.clone();
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| BlockReader::open(source, options).unwrap());
+        stalled.recv().unwrap();
+        cancel.cancel();
+        assert!(!opened.join().unwrap().next_block(&mut Block::new()).unwrap());
+    });
+    drop(go_on);
+}
