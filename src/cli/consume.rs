@@ -1,12 +1,12 @@
 //! `unlatched consume`: the records of a topic in a log directory, one a line.
 
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::args::ConsumeArgs;
-use crate::broker::embedded::Consumer;
+use crate::broker::embedded::{Consumer, ReadError};
 
 /// Prints the values of a topic's records.
 pub(super) fn run(args: &ConsumeArgs) -> Result<ExitCode> {
@@ -19,25 +19,41 @@ pub(super) fn run(args: &ConsumeArgs) -> Result<ExitCode> {
         None => 0..consumer.partitions(),
     };
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let mut status = ExitCode::SUCCESS;
     for partition in partitions {
-        for record in consumer.records(partition, 0)? {
-            let record = record.inspect_err(|_| {
-                // What was whole before the damage is printed.
-                let _ = out.flush();
-            })?;
+        let records = match consumer.records(partition, 0) {
+            Ok(records) => records,
+            Err(error) => {
+                status = damaged(&error);
+                continue;
+            }
+        };
+        for record in records {
+            // What is whole in front of the damage was printed; the other partitions may be whole altogether.
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    status = damaged(&error);
+                    break;
+                }
+            };
             let value = record.value.as_deref().unwrap_or_default();
-            if let Some(status) = closed(out.write_all(value).and_then(|()| out.write_all(b"\n")))? {
+            if !print(out.write_all(value).and_then(|()| out.write_all(b"\n")))? {
                 return Ok(status);
             }
         }
     }
-    Ok(closed(out.flush())?.unwrap_or(ExitCode::SUCCESS))
+    print(out.flush())?;
+    Ok(status)
 }
 
-/// A reader that has seen enough, such as `head`, is no failure.
-fn closed(written: io::Result<()>) -> io::Result<Option<ExitCode>> {
-    match written {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Some(ExitCode::SUCCESS)),
-        other => other.map(|()| None),
-    }
+/// Says what is wrong with a log.
+fn damaged(error: &ReadError) -> ExitCode {
+    super::note(format_args!("error: {error}"));
+    ExitCode::FAILURE
+}
+
+/// Whether anybody still reads.
+fn print(written: io::Result<()>) -> Result<bool> {
+    super::has_reader(written).context("cannot write to standard output")
 }

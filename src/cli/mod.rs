@@ -11,7 +11,8 @@ mod produce;
 mod report;
 mod stop;
 
-use std::io::{self, Write};
+use std::fmt;
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use args::{Command, Core};
@@ -30,10 +31,10 @@ pub fn main() -> ExitCode {
         Ok(command) => command,
         Err(exit) => {
             // A closed standard output or error cannot be told of anywhere.
-            let _ = match exit.status {
-                0 => writeln!(io::stdout(), "{}", exit.text.trim_end()),
-                _ => writeln!(io::stderr(), "{}", exit.text.trim_end()),
-            };
+            match exit.status {
+                0 => drop(writeln!(io::stdout(), "{}", exit.text.trim_end())),
+                _ => note(format_args!("{}", exit.text.trim_end())),
+            }
             return ExitCode::from(exit.status);
         }
     };
@@ -44,15 +45,30 @@ pub fn main() -> ExitCode {
         Command::Consume(args) => consume::run(&args),
     };
     done.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "error: {error:#}");
+        note(format_args!("error: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+/// A line on standard error. Where that is closed there is nobody to tell.
+fn note(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Whether what was written to standard output can be read by anybody. A reader that has seen enough, such as `head`, is no failure.
+fn has_reader(written: io::Result<()>) -> io::Result<bool> {
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 /// Warnings and errors of the library go to standard error, or what `RUST_LOG` names instead.
 fn log_to_standard_error() {
     let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
-    tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time().with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time().with_ansi(colours);
+    lines.with_writer(io::stderr).init();
 }
 
 /// The longest line and key together, in bytes, that a record of at most `max_request_size` bytes has room for: less what the format needs around

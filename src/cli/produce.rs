@@ -79,7 +79,7 @@ fn produce<A: Accumulator>(args: &ProduceArgs) -> Result<ExitCode> {
     let closed = producer.close(CLOSE);
     drop(producer);
     broker.sync()?;
-    eprintln!(
+    super::note(format_args!(
         "{} of {} records acknowledged by {}, {} partition(s), {} bytes of values{}",
         grouped(acknowledged),
         grouped(sent),
@@ -91,14 +91,14 @@ fn produce<A: Accumulator>(args: &ProduceArgs) -> Result<ExitCode> {
         } else {
             String::new()
         },
-    );
+    ));
     read?;
     closed?;
     if let Some(failure) = failure {
         anyhow::bail!("{} records were lost; the first: {failure}", grouped(sent - acknowledged));
     }
     if stop.asked() {
-        eprintln!("interrupted: what was read until then is acknowledged");
+        super::note(format_args!("interrupted: what was read until then is acknowledged"));
         return Ok(ExitCode::from(super::INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)
