@@ -1,7 +1,8 @@
 //! `unlatched compare`: the same records through several cores, each in a process of its own.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,49 +35,65 @@ pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
         }
     }
     if comparison.is_empty() {
-        eprintln!("interrupted before anything was run");
+        super::note(format_args!("interrupted before anything was run"));
         return Ok(ExitCode::from(super::INTERRUPTED));
     }
-    print!("{}", comparison.text());
+    let printed = io::stdout().write_all(comparison.text().as_bytes()).and_then(|()| io::stdout().flush());
     let report = comparison.report();
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&report)? + "\n";
         write_whole(path, &json)?;
     }
+    super::has_reader(printed).context("cannot write to standard output")?;
     Ok(if !report.is_clean() {
         ExitCode::FAILURE
     } else if stop.asked() {
-        eprintln!("interrupted: the figures are of what was run until then");
+        super::note(format_args!("interrupted: the figures are of what was run until then"));
         ExitCode::from(super::INTERRUPTED)
     } else {
         ExitCode::SUCCESS
     })
 }
 
+/// Whether there is something at `path` that can be written to but not replaced, such as a pipe or a terminal.
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|at| !at.is_file() && !at.is_dir())
+}
+
+/// What is replaced: not a link, but what it points to.
+fn target(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Beside the target, so that a rename puts it in place.
-fn beside(path: &std::path::Path) -> std::path::PathBuf {
+fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     path.with_file_name(name)
 }
 
-fn probe_writable(path: &std::path::Path) -> Result<()> {
+fn probe_writable(path: &Path) -> Result<()> {
     if path.is_dir() {
         bail!("cannot write {}: it is a directory", path.display());
     }
-    let part = beside(path);
+    if is_device(path) {
+        return Ok(());
+    }
+    let part = beside(&target(path));
     File::create(&part).with_context(|| format!("cannot write {}", path.display()))?;
-    std::fs::remove_file(&part).with_context(|| format!("cannot write {}", path.display()))
+    fs::remove_file(&part).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Whole or not at all.
-fn write_whole(path: &std::path::Path, text: &str) -> Result<()> {
-    let part = beside(path);
-    let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
-    if written.is_err() {
+/// Whole or not at all. A device is written to as it is.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let written = if is_device(path) {
+        fs::write(path, text)
+    } else {
+        let target = target(path);
+        let part = beside(&target);
         // What could not be put in place is not left lying beside it.
-        let _ = std::fs::remove_file(&part);
-    }
+        fs::write(&part, text).and_then(|()| fs::rename(&part, &target)).inspect_err(|_| drop(fs::remove_file(&part)))
+    };
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
