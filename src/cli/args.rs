@@ -146,7 +146,7 @@ pub struct ProduceArgs {
     /// Topic to send to: 1 to 249 of the characters a-z A-Z 0-9 . _ -
     #[arg(long, value_name = "T", value_parser = values::topic)]
     pub topic: String,
-    /// Number of partitions of the topic, 1 to 100000.
+    /// Number of partitions of the topic, 1 to 100000. A topic that has more keeps and uses them.
     #[arg(long, value_name = "P", default_value = "1", value_parser = values::partitions, allow_negative_numbers = true)]
     pub partitions: i32,
     /// Column that is the key: its number from 1, or its name in the first line. Default: no key.
@@ -161,8 +161,8 @@ pub struct ProduceArgs {
     /// The core to send with.
     #[arg(long, value_name = "CORE", default_value_t = values::first_core(), value_parser = values::one_core, help = values::core_help(false), long_help = values::core_long_help(false))]
     pub core: Core,
-    /// Directory of the embedded broker's logs, for `consume` to read. Default: the records are kept in memory, and gone
-    /// at the end.
+    /// Directory of the embedded broker's logs, for `consume` to read. Default: the records are checked, acknowledged
+    /// and dropped.
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
     /// Sizes and times.
@@ -263,8 +263,9 @@ impl ProduceArgs {
     pub fn options(&self, max_line: usize) -> Options {
         let header = match &self.key_column {
             _ if self.skip_header => Header::Skipped,
-            Some(Column::Name(_)) => Header::Kept,
-            _ => Header::Absent,
+            // The first line tells which columns there are, also where it is a record like any other.
+            Some(_) => Header::Kept,
+            None => Header::Absent,
         };
         Options { header, key: self.key_column.clone(), ..Options::lines(max_line) }
     }

@@ -106,7 +106,8 @@ fn produce_sends_lines_as_they_are() {
     let options = args.options(5);
     assert_eq!((options.header, options.strip_cr, options.max_line), (Header::Absent, false, 5));
     let header = |line: &str| produce(&format!("--topic t f.csv {line}")).options(5).header;
-    assert_eq!(header("--key-column 2"), Header::Absent);
+    assert_eq!(header(""), Header::Absent);
+    assert_eq!(header("--key-column 2"), Header::Kept);
     assert_eq!(header("--key-column name"), Header::Kept);
     assert_eq!(header("--key-column name --skip-header"), Header::Skipped);
     assert_eq!(header("--skip-header"), Header::Skipped);
