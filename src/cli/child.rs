@@ -19,16 +19,17 @@ use serde::{Deserialize, Serialize};
 use super::args::{Amount, Broker, CompareArgs, Core};
 use super::check::{Checker, Claimer, Verdict};
 use super::input::{Block, BlockReader, Line};
+use super::log_dir::{self, Made};
 use super::stop::Stop;
 use super::with_core;
-use crate::accumulator::{Accumulator, AccumulatorConfig};
+use crate::accumulator::Accumulator;
 use crate::batch::RecordFuture;
 use crate::broker::embedded::{EmbeddedBroker, Storage};
 use crate::error::TopicPartition;
 use crate::primitive::atomic::AtomicU64;
 use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::{Clock, SystemClock};
-use crate::producer::{Producer, ProducerConfig, RoundRobin, partition_for_key};
+use crate::producer::{Producer, RoundRobin, partition_for_key};
 use crate::record::{NO_TIMESTAMP, Record};
 
 /// First argument of a child.
@@ -135,21 +136,24 @@ fn read_and_run() -> Result<RunResult> {
 pub(super) fn run<A: Accumulator>(spec: &Spec, stop: &Stop) -> Result<RunResult> {
     let Spec { args, core, round } = spec;
     let topic = format!("compare-{core}-{round}");
+    let config = super::producer_config(&args.tuning)?;
+    let options = args.options(super::max_line(&config));
+    let cancel = options.cancel.clone();
+    stop.then(move || cancel.cancel());
+    // The input first: one that cannot be read leaves no directory behind.
+    let reader = BlockReader::open(args.source(), options)?;
+
     let stored = args.broker() != Broker::Drop;
     let checker = Arc::new(Checker::new(args.partitions, stored));
+    let made = args.log_dir.as_deref().map(Made::before);
     let broker = open_broker(args, Arc::clone(&checker))?;
     broker.ensure_topic(&topic, args.partitions)?;
     let targets: Vec<_> = (0..args.partitions).map(|number| TopicPartition::new(topic.as_str(), number)).collect();
     // A directory may hold an earlier comparison's records.
     let starts: Vec<i64> = targets.iter().map(|target| broker.end_offset(target).unwrap_or(0)).collect();
 
-    let config = producer_config(args);
-    let max_line = super::max_line(config.sender.max_request_size, config.accumulator.buffer_memory);
-    let reader = Arc::new(BlockReader::open(args.source(), args.options(max_line))?);
-    let cancelled = Arc::clone(&reader);
-    stop.then(move || cancelled.cancel());
-
     let producer = Producer::<A>::start(config, broker.connect()?)?;
+    made.into_iter().for_each(Made::keep);
     let clock = SystemClock::new();
     let appended = AtomicU64::new(0);
     let (start, cpu_before) = (clock.now(), cpu_time()?);
@@ -231,29 +235,16 @@ pub(super) fn run<A: Accumulator>(spec: &Spec, stop: &Stop) -> Result<RunResult>
     })
 }
 
-fn producer_config(args: &CompareArgs) -> ProducerConfig {
-    let accumulator = AccumulatorConfig {
-        buffer_memory: args.tuning.buffer_memory,
-        batch_size: args.tuning.batch_size,
-        linger: Duration::from_millis(args.tuning.linger_ms.into()),
-        ..AccumulatorConfig::default()
-    };
-    let mut config = ProducerConfig { accumulator, ..ProducerConfig::default() };
-    config.sender.delivery_timeout =
-        config.sender.delivery_timeout.max(config.accumulator.linger + config.sender.request_timeout);
-    config
-}
-
 fn open_broker(args: &CompareArgs, checker: Arc<Checker>) -> Result<EmbeddedBroker> {
     let storage = match (args.broker(), &args.log_dir) {
         (Broker::Memory, _) => Storage::Memory,
         (Broker::Drop, _) => Storage::Drop,
-        (Broker::Dir, Some(path)) => Storage::directory(path),
+        (Broker::Dir, Some(path)) => log_dir::storage(path),
         (Broker::Dir, None) => bail!("--broker dir needs --log-dir DIR"),
     };
     let observer =
         move |target: &TopicPartition, offset: i64, batch: &[u8]| checker.show(target.partition, offset, batch);
-    Ok(EmbeddedBroker::builder().storage(storage).observer(observer).open()?)
+    EmbeddedBroker::builder().storage(storage).observer(observer).open().map_err(log_dir::explain)
 }
 
 /// Reads everything back from where the broker keeps it: it must be what the checker was shown, to the byte.

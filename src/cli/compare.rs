@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::args::{Amount, CompareArgs, Core};
 use super::child::{ARGUMENT, Message, RunResult, Spec};
+use super::input::{Block, BlockReader};
 use super::report::Comparison;
 use super::stop::Stop;
 
@@ -22,6 +23,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
     if let Some(path) = &args.json {
         probe_writable(path)?;
     }
+    check_input(args)?;
     let stop = Stop::on_signal();
     let cores: Vec<Core> = args.core.cores().collect();
     let mut comparison = Comparison::default();
@@ -53,6 +55,25 @@ pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Looks at the first lines, so that what is wrong with them costs no run.
+fn check_input(args: &CompareArgs) -> Result<()> {
+    let options = args.options(super::max_line(&super::producer_config(&args.tuning)?));
+    if let Some(path) = args.file.as_deref().filter(|path| is_device(path)) {
+        // Whoever reads it takes it from the others.
+        if args.rounds as usize * args.core.cores().count() > 1 {
+            bail!(
+                "cannot read {} for each core and round anew: give a file, or one core and --rounds 1",
+                path.display()
+            );
+        }
+        return Ok(());
+    }
+    let reader = BlockReader::open(args.source(), options)?;
+    let mut block = Block::new();
+    reader.next_block(&mut block)?;
+    Ok(block.check_first()?)
 }
 
 /// Whether there is something at `path` that can be written to but not replaced, such as a pipe or a terminal.

@@ -7,6 +7,7 @@ mod child;
 mod compare;
 mod consume;
 pub mod input;
+mod log_dir;
 mod produce;
 mod report;
 mod stop;
@@ -14,9 +15,12 @@ mod stop;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use args::{Command, Core};
+use args::{Command, Core, Tuning};
 
+use crate::accumulator::AccumulatorConfig;
+use crate::producer::ProducerConfig;
 use crate::record::{BATCH_OVERHEAD, MAX_RECORD_OVERHEAD};
 
 /// Status after Ctrl-C, as shells have it.
@@ -71,11 +75,27 @@ fn log_to_standard_error() {
     lines.with_writer(io::stderr).init();
 }
 
-/// The longest line and key together, in bytes, that a record of at most `max_request_size` bytes has room for: less what the format needs around
+/// A producer's configuration. A retry needs time behind a long linger, too.
+fn producer_config(tuning: &Tuning) -> anyhow::Result<ProducerConfig> {
+    let accumulator = AccumulatorConfig {
+        buffer_memory: tuning.buffer_memory,
+        batch_size: tuning.batch_size,
+        linger: Duration::from_millis(tuning.linger_ms.into()),
+        ..AccumulatorConfig::default()
+    };
+    let mut config = ProducerConfig { accumulator, ..ProducerConfig::default() };
+    config.sender.delivery_timeout =
+        config.sender.delivery_timeout.max(config.accumulator.linger + config.sender.request_timeout);
+    config.validate()?;
+    Ok(config)
+}
+
+/// The longest line and key together, in bytes, that the largest record has room for: less what the format needs around
 /// them (FMT-26), with the lengths of key, value and headers at their longest.
-fn max_line(max_request_size: usize, buffer_memory: u64) -> usize {
+fn max_line(config: &ProducerConfig) -> usize {
     const LENGTHS: usize = 5 + 5 + 1;
-    let room = max_request_size.min(usize::try_from(buffer_memory).unwrap_or(usize::MAX));
+    let buffer_memory = usize::try_from(config.accumulator.buffer_memory).unwrap_or(usize::MAX);
+    let room = config.sender.max_request_size.min(buffer_memory);
     room.saturating_sub(BATCH_OVERHEAD + MAX_RECORD_OVERHEAD + LENGTHS)
 }
 

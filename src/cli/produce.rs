@@ -9,14 +9,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::ProduceArgs;
 use super::input::{Block, BlockReader, Line};
+use super::log_dir::{self, Made};
 use super::report::grouped;
 use super::stop::Stop;
 use super::with_core;
-use crate::accumulator::{Accumulator, AccumulatorConfig};
+use crate::accumulator::Accumulator;
 use crate::batch::RecordFuture;
 use crate::broker::embedded::{EmbeddedBroker, Storage};
 use crate::error::TopicPartition;
-use crate::producer::{Producer, ProducerConfig, RoundRobin, partition_for_key};
+use crate::producer::{Producer, RoundRobin, partition_for_key};
 use crate::record::{NO_TIMESTAMP, Record};
 
 /// Records that may be unacknowledged before the oldest is waited for.
@@ -32,33 +33,34 @@ pub(super) fn run(args: &ProduceArgs) -> Result<ExitCode> {
 }
 
 fn produce<A: Accumulator>(args: &ProduceArgs) -> Result<ExitCode> {
-    let mut config = ProducerConfig {
-        accumulator: AccumulatorConfig {
-            buffer_memory: args.tuning.buffer_memory,
-            batch_size: args.tuning.batch_size,
-            linger: Duration::from_millis(args.tuning.linger_ms.into()),
-            ..AccumulatorConfig::default()
-        },
-        ..ProducerConfig::default()
-    };
+    let mut config = super::producer_config(&args.tuning)?;
     // A file's lines keep their order within a partition also where a batch has to be sent again.
     config.sender.guarantee_order = true;
-    config.sender.delivery_timeout =
-        config.sender.delivery_timeout.max(config.accumulator.linger + config.sender.request_timeout);
-    let max_line = super::max_line(config.sender.max_request_size, config.accumulator.buffer_memory);
-    // The input first: one that cannot be read leaves no directory behind.
-    let reader = std::sync::Arc::new(BlockReader::open(args.source(), args.options(max_line))?);
-    let storage = args.log_dir.as_ref().map_or(Storage::Memory, Storage::directory);
-    let broker = EmbeddedBroker::builder().storage(storage).open()?;
-    broker.ensure_topic(&args.topic, args.partitions)?;
+    let options = args.options(super::max_line(&config));
     let stop = Stop::on_signal();
-    let cancelled = std::sync::Arc::clone(&reader);
-    stop.then(move || cancelled.cancel());
+    let cancel = options.cancel.clone();
+    stop.then(move || cancel.cancel());
+    let reader = BlockReader::open(args.source(), options)?;
+    // Whoever waits for the first line has been told before of a directory that cannot be used.
+    let made = args.log_dir.as_deref().map(Made::before);
+    let storage = args.log_dir.as_deref().map_or(Storage::Drop, log_dir::storage);
+    let broker = EmbeddedBroker::builder().storage(storage).open().map_err(log_dir::explain)?;
+    let mut block = Block::new();
+    let more = reader.next_block(&mut block)?;
+    block.check_first()?;
+    if !more && stop.asked() {
+        super::note(format_args!("interrupted before anything was read"));
+        return Ok(ExitCode::from(super::INTERRUPTED));
+    }
+    broker.ensure_topic(&args.topic, args.partitions)?;
+    // A topic that has more partitions keeps them, and its keys their places.
+    let partitions = broker.partitions(&args.topic).unwrap_or(args.partitions);
 
     let producer = Producer::<A>::start(config, broker.connect()?)?;
+    made.into_iter().for_each(Made::keep);
     let mut sending = Sending {
         producer: &producer,
-        partitions: (0..args.partitions)
+        partitions: (0..partitions)
             .map(|number| producer.partition(&TopicPartition::new(args.topic.as_str(), number)))
             .collect(),
         round_robin: RoundRobin::new(),
@@ -72,7 +74,7 @@ fn produce<A: Accumulator>(args: &ProduceArgs) -> Result<ExitCode> {
     if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} records sent, {per_sec}, {elapsed}") {
         bar.set_style(style);
     }
-    let read = sending.read(&reader, &bar);
+    let read = sending.read(&reader, block, more, &bar);
     while sending.settle_oldest(true) {}
     bar.finish_and_clear();
     let Sending { sent, bytes, acknowledged, failure, .. } = sending;
@@ -84,7 +86,7 @@ fn produce<A: Accumulator>(args: &ProduceArgs) -> Result<ExitCode> {
         grouped(acknowledged),
         grouped(sent),
         args.topic,
-        args.partitions,
+        partitions,
         grouped(bytes),
         if reader.short_rows() > 0 {
             format!("; {} rows had too few fields for a key", grouped(reader.short_rows()))
@@ -116,9 +118,9 @@ struct Sending<'a, A: Accumulator> {
 }
 
 impl<A: Accumulator> Sending<'_, A> {
-    fn read(&mut self, reader: &BlockReader, bar: &ProgressBar) -> Result<()> {
-        let mut block = Block::new();
-        while reader.next_block(&mut block)? {
+    /// Sends what `block` holds, if there are `more` lines, and what follows it.
+    fn read(&mut self, reader: &BlockReader, mut block: Block, mut more: bool, bar: &ProgressBar) -> Result<()> {
+        while more {
             for line in block.lines() {
                 self.send(&line?)?;
                 if self.sent.is_multiple_of(SHOW_EACH) {
@@ -126,6 +128,8 @@ impl<A: Accumulator> Sending<'_, A> {
                     while self.settle_oldest(self.pending.len() > WINDOW) {}
                 }
             }
+            bar.set_position(self.sent);
+            more = reader.next_block(&mut block)?;
         }
         Ok(())
     }

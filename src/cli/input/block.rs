@@ -68,6 +68,18 @@ impl Block {
         self.records
     }
 
+    /// Whether the first record can be had. Counts nothing.
+    ///
+    /// # Errors
+    ///
+    /// What [`Block::lines`] says of it.
+    pub fn check_first(&mut self) -> Result<(), InputError> {
+        let short_rows = self.short_rows;
+        let first = self.lines().next().transpose().map(drop);
+        self.short_rows = short_rows;
+        first
+    }
+
     /// Takes the block apart, from its first line. A second call does it all again, and counts short rows again.
     pub fn lines(&mut self) -> Lines<'_> {
         let data = match &self.data {
