@@ -342,7 +342,8 @@ impl<'a, A: Accumulator> Appender<'a, A> {
     fn run(mut self, reader: &BlockReader, appended: &AtomicU64) -> Result<Sent> {
         let mut block = Block::new();
         let read = self.read(reader, &mut block, appended);
-        // What was accepted is counted, whatever ended the reading.
+        // What was accepted is counted, whatever ended the reading. It gets no company any more, so it need not linger.
+        self.producer.flush(None)?;
         while self.settle_oldest(true) {}
         read?;
         self.sent.verdict = self.claimer.verdict();

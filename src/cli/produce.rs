@@ -75,6 +75,8 @@ fn produce<A: Accumulator>(args: &ProduceArgs) -> Result<ExitCode> {
         bar.set_style(style);
     }
     let read = sending.read(&reader, block, more, &bar);
+    // What waits for more records gets none; it need not linger.
+    producer.flush(None)?;
     while sending.settle_oldest(true) {}
     bar.finish_and_clear();
     let Sending { sent, bytes, acknowledged, failure, .. } = sending;
