@@ -41,7 +41,8 @@ const TIMED_EACH: u64 = 16;
 const WINDOW: usize = 1 << 16;
 /// Appends between looks at the acknowledged.
 const SETTLE_EACH: u64 = 64;
-/// Bytes of keys and values to be claimed, from which on every append is followed by a look: long records need no more memory than short ones.
+/// Bytes of keys and values to be claimed, from which on every append is followed by a look: long records need no more
+/// memory than short ones.
 const SETTLE_BYTES: usize = 1 << 20;
 /// How long a close may take before what is left counts as lost.
 const CLOSE: Duration = Duration::from_secs(150);

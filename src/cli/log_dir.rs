@@ -10,7 +10,8 @@ use crate::broker::embedded::{Corruption, Directory, EmbeddedError, Storage, Sto
 /// The file by which brokers keep each other out of a directory.
 const LOCK: &str = ".lock";
 
-/// The storage of a broker on the log directory `path`. A torn tail is cut, but whole batches behind damage are not thrown away unasked.
+/// The storage of a broker on the log directory `path`. A torn tail is cut, but whole batches behind damage are not
+/// thrown away unasked.
 pub(super) fn storage(path: &Path) -> Storage {
     Storage::Directory(Directory { corruption: Corruption::Refuse, ..Directory::new(path) })
 }
@@ -19,16 +20,16 @@ pub(super) fn storage(path: &Path) -> Storage {
 pub(super) fn explain(error: EmbeddedError) -> anyhow::Error {
     match error {
         EmbeddedError::Storage(StorageError::Corrupt { path, position, offset, next, cause }) => anyhow!(
-            "{}: {cause} at byte {position}, where offset {offset} should begin, and whole batches from offset {next} on \
-             behind it: restore the file, or cut it to {position} bytes",
+            "{}: {cause} at byte {position}, where offset {offset} should begin, and whole batches from offset {next} \
+             on behind it: restore the file, or cut it to {position} bytes",
             path.display()
         ),
         other => other.into(),
     }
 }
 
-/// The directories that a command is about to make. Unless they are kept, they go again when this is dropped: where a command ends before it
-/// has written anything, it leaves nothing behind. Drop the broker first.
+/// The directories that a command is about to make. Unless they are kept, they go again when this is dropped: where a
+/// command ends before it has written anything, it leaves nothing behind. Drop the broker first.
 #[derive(Debug)]
 pub(super) struct Made {
     log_dir: PathBuf,

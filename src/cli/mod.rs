@@ -59,7 +59,8 @@ fn note(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Whether what was written to standard output can be read by anybody. A reader that has seen enough, such as `head`, is no failure.
+/// Whether what was written to standard output can be read by anybody. A reader that has seen enough, such as `head`, is
+/// no failure.
 fn has_reader(written: io::Result<()>) -> io::Result<bool> {
     match written {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),

@@ -25,7 +25,8 @@ impl Stop {
         STOP.get_or_init(|| {
             let stop = Self(Arc::new(Shared { asked: AtomicBool::new(false), actions: Mutex::new(Vec::new()) }));
             let handler = stop.clone();
-            // Signals alone are counted: a child is asked by its parent as well, and that must not make its first signal the second.
+            // Signals alone are counted: a child is asked by its parent as well, and that must not make its first signal
+            // the second.
             let mut signalled = false;
             let set = ctrlc::set_handler(move || {
                 if std::mem::replace(&mut signalled, true) {

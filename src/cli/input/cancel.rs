@@ -1,8 +1,8 @@
 //! Ending an input from outside, also one that waits for data that does not come.
 //!
-//! A pipe or a terminal is read on a thread of its own, one read for each that is asked for. Whoever asked waits for the
-//! answer or for the [`Cancel`], whichever comes first. After a cancel the thread may stay in its read for ever; it holds
-//! nothing that anybody waits for, and ends with the program.
+//! A pipe or a terminal is read on a thread of its own, one read for each that is asked for. Whoever asked waits for
+//! the answer or for the [`Cancel`], whichever comes first. After a cancel the thread may stay in its read for ever; it
+//! holds nothing that anybody waits for, and ends with the program.
 
 use std::fmt;
 use std::io::{self, Read};

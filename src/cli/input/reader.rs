@@ -83,8 +83,8 @@ impl BlockReader {
         let peeked = origin.peeked();
         let first = peeked.split(|&b| b == b'\n').next().unwrap_or_default();
         let mut shape = Shape { name: name.clone(), strip_cr: options.strip_cr, key: None, max_line: options.max_line };
-        // Where the first line is missing or too long, the first block says so: better than that it lacks the column. After
-        // a cancel there is no first block, and maybe half a line.
+        // Where the first line is missing or too long, the first block says so: better than that it lacks the column.
+        // After a cancel there is no first block, and maybe half a line.
         let seen = !peeked.is_empty() && first.len() <= options.max_line.saturating_add(1);
         let usable = options.header == Header::Absent || seen && !options.cancel.is_cancelled();
         if let Some(column) = options.key.as_ref().filter(|_| usable) {
@@ -153,8 +153,8 @@ impl BlockReader {
         }
     }
 
-    /// Ends the input: from now on [`next_block`](Self::next_block) finds nothing, also where it waits for data. For a run that has a time, not a
-    /// number.
+    /// Ends the input: from now on [`next_block`](Self::next_block) finds nothing, also where it waits for data. For a
+    /// run that has a time, not a number.
     pub fn cancel(&self) {
         self.cancel.cancel();
     }
