@@ -111,6 +111,8 @@ pub struct ProduceResponse {
 ///
 /// Every submitted request comes back exactly once from [`Broker::poll`], whatever happens to the connection, within its timeout and a little. A
 /// broker that is dropped drops what it still holds, which aborts those records.
+///
+/// Its methods run on the sender's thread: they must not wait for what the sender has to do, so no flush, no wait for a record, no close.
 pub trait Broker: fmt::Debug + Send + 'static {
     /// What is known of topics, partitions and their leaders now. Cheap: a snapshot.
     fn cluster(&self) -> Arc<Cluster>;

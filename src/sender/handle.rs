@@ -151,20 +151,17 @@ impl<A: Accumulator> SenderHandle<A> {
     /// [`StartError`] if the operating system has no thread to give.
     pub fn spawn<B: Broker>(sender: Sender<A, B>) -> Result<Self, StartError> {
         let control = Control { mode: AtomicU8::new(Mode::Running as u8), closers: Mutex::new(Closers::default()) };
-        let handle = Self {
-            accumulator: Arc::clone(&sender.accumulator),
-            control: Arc::new(control),
-            waker: sender.broker.waker(),
-            stats: sender.stats(),
-            clock: sender.clock.clone(),
-        };
-        let control = Arc::clone(&handle.control);
+        let control = Arc::new(control);
+        let (accumulator, stats, clock) = (Arc::clone(&sender.accumulator), sender.stats(), sender.clock.clone());
+        let waker = sender.broker.waker();
+        let seen = Arc::clone(&control);
         thread::Builder::new().name("unlatched-sender".into()).spawn(move || {
             // Dropped after the sender, whose own end aborts what a panic left behind.
-            let mut ending = Ending { control, how: Mode::Died };
+            let mut ending = Ending { control: seen, how: Mode::Died };
             ending.how = sender.run(&ending.control);
         })?;
-        Ok(handle)
+        // Only now: a handle's drop waits for the end of a sender, so there must be one.
+        Ok(Self { accumulator, control, waker, stats, clock })
     }
 
     /// Ends the sender's sleep: there is something to do.
