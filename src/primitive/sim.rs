@@ -358,11 +358,13 @@ pub(crate) fn pass(step: Step) -> bool {
 
 /// The simulation and the task that the caller runs in.
 fn here() -> Option<(Rc<Kernel>, usize)> {
-    RUNNING.with(|running| {
+    // A destructor of another thread-local may come here when this one is gone: no task runs then.
+    let found = RUNNING.try_with(|running| {
         let running = running.borrow();
         let kernel = running.as_ref()?;
         Some((Rc::clone(kernel), kernel.current.get()?))
-    })
+    });
+    found.ok().flatten()
 }
 
 /// Marks the thread as running a simulation.

@@ -93,11 +93,12 @@ mod armed {
         if crate::primitive::sim::pass(at) {
             return;
         }
-        let stop = ARMED.with(|armed| {
+        // A destructor of another thread-local may come here when this one is gone.
+        let stop = ARMED.try_with(|armed| {
             let mut armed = armed.borrow_mut();
             if armed.as_ref().is_some_and(|(step, _)| *step == at) { armed.take() } else { None }
         });
-        if let Some((_, stop)) = stop {
+        if let Ok(Some((_, stop))) = stop {
             stop.stand();
         }
     }
