@@ -149,16 +149,21 @@ fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// Waits until `condition` holds. The deadline is for a program that hangs, not for one on a busy machine.
+/// Waits until `condition` holds.
 #[track_caller]
-pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..12_000 {
-        if condition() {
-            return;
+pub(crate) fn wait_for(what: &str, condition: impl FnMut() -> bool) {
+    assert!(holds_in_the_end(condition), "waited in vain for {what}");
+}
+
+/// Whether `condition` holds after a while. The deadline is for a program that hangs, not for one on a busy machine.
+pub(crate) fn holds_in_the_end(mut condition: impl FnMut() -> bool) -> bool {
+    (0..12_000).any(|_| {
+        let holds = condition();
+        if !holds {
+            std::thread::sleep(Duration::from_millis(5));
         }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("waited in vain for {what}");
+        holds
+    })
 }
 
 /// A terminal: our end, and the program's.
