@@ -34,6 +34,7 @@ on_every_core![
     send_28_the_first_to_force_is_named,
     send_28_close_in_a_callback_is_forced_and_not_waited_for,
     send_28_close_in_a_callback_after_the_end_hears_how_it_ended,
+    send_28_close_in_another_senders_callback_ends_a_sender_that_sleeps,
     send_28_closing_from_many_threads,
     send_28_a_handle_that_is_dropped_closes_by_force,
     send_28_a_handle_may_be_dropped_in_a_callback,
@@ -389,6 +390,22 @@ fn send_28_close_in_a_callback_after_the_end_hears_how_it_ended<A: Accumulator>(
     let request = other.send();
     other.acknowledge(request);
     assert_eq!(*lock(&heard), [Ok(()), Err(Forced(millis(3))), Err(SenderDied)]);
+}
+
+/// There nobody waits, and the sender has to hear of it all the same.
+fn send_28_close_in_another_senders_callback_ends_a_sender_that_sleeps<A: Accumulator>() {
+    let running = start::<A>();
+    let in_flight = running.send(0, "in flight");
+    running.script.await_asleep();
+    let mut other = Rig::<A>::new();
+    let handle = running.handle.clone();
+    other.push_with(0, "a", move |_| drop(handle.close(LONG)));
+    let request = other.send();
+    other.acknowledge(request);
+    eventually("the sender ends", || running.handle.has_ended());
+    assert_all(&running.results, 1, is_aborted);
+    drop(in_flight);
+    running.assert_ended();
 }
 
 fn send_28_closing_from_many_threads<A: Accumulator>() {
