@@ -150,6 +150,8 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
                 false
             }
         });
+        // Not as found, which is the order of a hash map: a run replays.
+        check.nodes.sort_unstable();
         let drained = self.view.drain(&cluster, &check.nodes, self.config.max_request_size, now);
         self.expire(now);
         for drained in drained {

@@ -26,6 +26,7 @@ on_every_core![
     send_05_a_timeout_beyond_the_clock_is_no_deadline,
     send_05_never_spins_while_nothing_can_go,
     send_06_one_request_per_node_and_one_batch_per_partition,
+    send_06_requests_go_in_the_order_of_the_nodes_numbers,
     send_06_a_request_carries_what_the_broker_needs,
     send_06_max_request_size_bounds_a_request_but_one_batch_always_goes,
     send_11_acks_0_completes_when_written_without_an_offset,
@@ -303,6 +304,23 @@ fn send_06_one_request_per_node_and_one_batch_per_partition<A: Accumulator>() {
     assert_eq!((stats.requests, stats.batches, stats.records, stats.completed), (4, 8, 8, 8));
     assert_eq!(stats.charged, 8 * crate::rig::BATCH as u64);
     assert!(0.5 < stats.fill() && stats.fill() < 1.0, "{stats:?}");
+    rig.assert_at_rest();
+}
+
+/// In whatever order their partitions were found, so that a simulation replays.
+fn send_06_requests_go_in_the_order_of_the_nodes_numbers<A: Accumulator>() {
+    let mut rig = Rig::<A>::new();
+    let nodes = [5, 2, 7, 0, 3, 6, 1, 4];
+    rig.script.set_cluster(led_by(&nodes.map(Some)));
+    for partition in 0..8 {
+        rig.push_noted(partition, "a");
+    }
+    rig.pass();
+    let requests = rig.script.requests();
+    let sent: Vec<_> = requests.iter().map(|request| (request.node.0, request.id)).collect();
+    assert_eq!(sent, [0, 1, 2, 3, 4, 5, 6, 7].map(|node| (node, node as u64)));
+    requests.into_iter().for_each(|request| rig.script.acknowledge(request));
+    rig.pass();
     rig.assert_at_rest();
 }
 
