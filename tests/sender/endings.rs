@@ -399,7 +399,9 @@ fn send_28_close_in_another_senders_callback_ends_a_sender_that_sleeps<A: Accumu
     running.script.await_asleep();
     let mut other = Rig::<A>::new();
     let handle = running.handle.clone();
-    other.push_with(0, "a", move |_| drop(handle.close(LONG)));
+    other.push_with(0, "a", move |_| {
+        let _ = handle.close(LONG);
+    });
     let request = other.send();
     other.acknowledge(request);
     eventually("the sender ends", || running.handle.has_ended());
