@@ -376,16 +376,15 @@ impl<F: LockFamily> MutexView<F> {
     }
 
     fn look(&mut self, queue: &mut Queue, leader: Option<Leader>, now: Instant) -> Option<Head> {
-        let waits = queue.len() > 1;
         if let Some(head) = queue.sealed.front_mut() {
             head.see_leader_epoch(leader.and_then(|leader| leader.epoch));
             let backoff = Self::backoff(&self.accumulator.config, &mut self.random, head, now);
-            // A batch closed for appends counts as full (BATCH-04).
+            // A batch closed for appends counts as full (BATCH-04), which one in front of another always is.
             return Some(Head { waited: head.waited(now), backoff, full: true });
         }
         let open = queue.open.as_ref()?;
         let waited = now.saturating_since(open.created());
-        Some(Head { waited, backoff: None, full: waits || open.is_full() })
+        Some(Head { waited, backoff: None, full: open.is_full() })
     }
 }
 

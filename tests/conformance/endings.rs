@@ -31,6 +31,7 @@ on_every_core![
     acc_41_a_flush_ends_with_failed_batches_too,
     acc_42_abort_all_ends_every_unfinished_batch,
     acc_42_batches_are_aborted_in_the_order_of_their_opening,
+    acc_42_what_was_settled_before_is_struck_out_too,
     acc_42_callbacks_run_outside_of_every_lock,
     acc_42_what_comes_during_an_abort_is_whole,
     acc_44_forced_close_ends_queued_batches_and_empties_the_map,
@@ -390,6 +391,17 @@ fn acc_42_batches_are_aborted_in_the_order_of_their_opening<C: Core>() {
     rig.view.abort_all(&GIVEN_UP);
     assert_eq!(*lock(&order), (0..FLYING + PARTITIONS as usize).collect::<Vec<_>>());
     drop(flying);
+    assert_eq!(rig.accumulator.pool().leased, 0);
+}
+
+fn acc_42_what_was_settled_before_is_struck_out_too<C: Core>() {
+    // A transport that drops a batch settles it; nobody else will come to strike it out.
+    let mut rig = Rig::<C>::new();
+    rig.push(0, b"x");
+    let batch = rig.drain_one();
+    assert_eq!(batch.completion().complete(0, None), Ok(true));
+    rig.view.abort_all(&GIVEN_UP);
+    assert!(rig.view.deallocate(batch).is_err(), "the abort has struck it out");
     assert_eq!(rig.accumulator.pool().leased, 0);
 }
 

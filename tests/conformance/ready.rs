@@ -29,6 +29,7 @@ on_every_core![
     acc_22_the_next_check_is_the_shortest_wait,
     acc_22_backoff_counts_instead_of_linger,
     acc_23_backing_off_after_a_failed_attempt,
+    acc_23_without_a_backoff_a_retry_goes_at_once,
     acc_23_a_newer_leader_ends_the_backoff,
     acc_24_backoff_doubles_up_to_its_maximum,
     acc_24_when_the_jitter_is_drawn,
@@ -265,6 +266,17 @@ fn acc_23_backing_off_after_a_failed_attempt<C: Core>() {
     assert!(!rig.is_ready());
     rig.fill(1);
     assert!(rig.is_ready());
+}
+
+fn acc_23_without_a_backoff_a_retry_goes_at_once<C: Core>() {
+    let backoff = Backoff { initial: Duration::ZERO, max: Duration::ZERO };
+    let mut rig = Rig::<C>::with(AccumulatorConfig { backoff, ..config() });
+    rig.fill(0);
+    let batch = rig.drain_one();
+    rig.reenqueue(batch);
+    // No time has passed: a wait of nothing is over.
+    assert!(rig.is_ready());
+    assert_eq!(rig.drain().len(), 1);
 }
 
 fn acc_23_a_newer_leader_ends_the_backoff<C: Core>() {
