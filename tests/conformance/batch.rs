@@ -18,6 +18,7 @@ use crate::support::{Core, on_every_core};
 
 on_every_core![
     batch_01_records_begin_at_61_and_the_limit_is_the_lease,
+    batch_01_a_first_record_that_fits_lies_in_the_lease,
     batch_01_the_memory_behind_the_records_is_nobodys,
     batch_02_the_first_record_always_fits,
     batch_02_later_records_fit_to_the_byte,
@@ -104,6 +105,20 @@ fn batch_01_records_begin_at_61_and_the_limit_is_the_lease<C: Core>() {
     assert_eq!(parsed.records_bytes(), &batch.as_bytes()[61..]);
     assert_eq!(read(batch.as_bytes()).len(), 3);
     assert_eq!(batch.topic_partition(), &tp(0));
+}
+
+fn batch_01_a_first_record_that_fits_lies_in_the_lease<C: Core>() {
+    let record = value(b"0123456789");
+    let exact = BATCH_OVERHEAD + record_size(0, 0, &record);
+    for (size, inside) in [(exact + 1, true), (exact, true), (exact - 1, false)] {
+        let lease = lease::<C>(size);
+        let address = lease.as_ptr();
+        let mut batch = C::Batch::open(tp(0), 0, lease, Instant::ZERO);
+        push(&mut batch, &record);
+        let mut batch = batch.seal();
+        batch.close().unwrap();
+        assert_eq!(batch.as_bytes().as_ptr() == address.as_ptr(), inside, "{size} for {exact}");
+    }
 }
 
 fn batch_01_the_memory_behind_the_records_is_nobodys<C: Core>() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use unlatched::pool::{BufferPool, PoolError};
 use unlatched::primitive::clock::ManualClock;
 use unlatched::primitive::random::Random;
+use unlatched::primitive::{Stop, stop_here};
 
 use crate::deviations::{Behaviour, keeps};
 use crate::pool::{assert_at_rest, assert_books, pool, take, take_marked};
@@ -29,6 +30,8 @@ on_every_core![
     pool_10_a_timed_out_waiter_in_the_middle_leaves_the_others_alone,
     pool_11_one_release_serves_all_that_it_can_satisfy,
     pool_11_wake_ups_chain_past_sizes,
+    pool_11_wake_ups_chain_while_only_buffers_are_left,
+    pool_11_nobody_is_woken_for_nothing,
     pool_12_a_satisfied_waiter_has_left_when_its_successor_wakes,
     pool_16_whom_a_release_wakes,
     pool_19_close_fails_waiters_and_later_requests,
@@ -401,6 +404,44 @@ fn pool_11_wake_ups_chain_past_sizes<C: Core>() {
     let all: Vec<_> = (0..5).map(|_| next_grant::<C>(&grants)).collect();
     assert_books(&*pool, [61, 0, 239, 0]);
     drop(all);
+    assert_at_rest(&pool.snapshot());
+}
+
+fn pool_11_wake_ups_chain_while_only_buffers_are_left<C: Core>() {
+    // Both buffers come back before the first waiter looks, so that the second hears of them from the first only.
+    let pool = pool::<C>(128, 64);
+    let held = (take::<C>(&pool, 64), take::<C>(&pool, 64));
+    let stop = Stop::new();
+    let first = Worker::start({
+        let (pool, stop) = (pool.clone(), stop.clone());
+        move || {
+            stop_here("pool.wait", &stop);
+            pool.allocate(64, LONG)
+        }
+    });
+    assert!(stop.await_stopped(PATIENCE));
+    let second = wait_for::<C>(&pool, 64, LONG);
+    drop(held);
+    stop.release();
+    let grants = (first.result().unwrap(), second.result().unwrap());
+    assert_books(&*pool, [0, 0, 128, 0]);
+    drop(grants);
+    assert_at_rest(&pool.snapshot());
+}
+
+fn pool_11_nobody_is_woken_for_nothing<C: Core>() {
+    let clock = WatchedClock::system();
+    let pool = watched_pool::<C>(128, 64, &clock);
+    let held = take::<C>(&pool, 128);
+    let waiter = wait_watched::<C>(&pool, &clock, 64, LONG);
+    // Each leaves the pool as empty as it was.
+    for _ in 0..20 {
+        assert!(pool.allocate(64, Duration::ZERO).is_err());
+    }
+    waiter.assert_stays_blocked("nothing came back");
+    assert_eq!(clock.reads_of(waiter.id()), 1, "it slept on");
+    drop(held);
+    drop(waiter.result().unwrap());
     assert_at_rest(&pool.snapshot());
 }
 
