@@ -50,20 +50,16 @@ impl Queue {
         self.sealed.len() + usize::from(self.open.is_some())
     }
 
-    /// Appends to the tail, or closes the tail for appends if it has no room (ACC-02).
+    /// Appends to the tail, or closes the tail for appends if it has no room (ACC-02). Takes the callback out of `reply` if it has appended.
     #[inline]
-    fn try_append(&mut self, record: &Record<'_>, reply: Reply) -> Result<Appended, Reply> {
-        let Some(open) = &mut self.open else { return Err(reply) };
-        match open.try_append(record, reply) {
-            Ok(Placed { future, bytes }) => {
-                let batch_is_full = !self.sealed.is_empty() || open.is_full();
-                Ok(Appended { future, batch_is_full, new_batch: false, bytes })
-            }
-            Err(reply) => {
-                self.seal_tail();
-                Err(reply)
-            }
-        }
+    fn try_append(&mut self, record: &Record<'_>, reply: &mut Reply) -> Option<Appended> {
+        let open = self.open.as_mut()?;
+        let Some(Placed { future, bytes }) = open.place(record, reply) else {
+            self.seal_tail();
+            return None;
+        };
+        let batch_is_full = !self.sealed.is_empty() || open.is_full();
+        Some(Appended { future, batch_is_full, new_batch: false, bytes })
     }
 
     fn seal_tail(&mut self) {
@@ -151,7 +147,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
         &self,
         partition: &Partition<F>,
         record: &Record<'_>,
-        reply: Reply,
+        mut reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
         let size = self.batch_size().max(batch_size_upper_bound(record));
@@ -166,18 +162,15 @@ impl<F: LockFamily> MutexAccumulator<F> {
             drop(queue);
             return Err(AppendError::Closed);
         }
-        let reply = match queue.try_append(record, reply) {
-            Ok(appended) => {
-                drop(queue);
-                return Ok(appended);
-            }
-            Err(reply) => reply,
-        };
+        if let Some(appended) = queue.try_append(record, &mut reply) {
+            drop(queue);
+            return Ok(appended);
+        }
         // Relaxed: the number need only be its own.
         let id = self.next_id.fetch_add(1, Relaxed);
         let mut batch = MutexBatch::open(partition.topic_partition.clone(), id, lease, now);
         self.incomplete.lock().insert(id, batch.watch());
-        let Ok(Placed { future, .. }) = batch.try_append(record, reply) else {
+        let Some(Placed { future, .. }) = batch.place(record, &mut reply) else {
             unreachable!("an empty batch takes any record (BATCH-02)")
         };
         let bytes = batch.estimated_size();
@@ -274,7 +267,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         &self,
         partition: &MutexPartition<F>,
         record: &Record<'_>,
-        reply: Reply,
+        mut reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
         assert!(Arc::ptr_eq(&partition.owner, &self.identity), "a partition's handle was given to another accumulator");
@@ -285,10 +278,9 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         if self.closed.load(Acquire) {
             return Err(AppendError::Closed);
         }
-        let reply = match queue.try_append(record, reply) {
-            Ok(appended) => return Ok(appended),
-            Err(reply) => reply,
-        };
+        if let Some(appended) = queue.try_append(record, &mut reply) {
+            return Ok(appended);
+        }
         // Relaxed: the queue's lock, which we hold, orders it: whoever takes the lock after us sees the count, and `abort_incomplete` takes every
         // queue's lock before it reads it.
         self.appending.fetch_add(1, Relaxed);

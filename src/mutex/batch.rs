@@ -51,6 +51,33 @@ impl MutexBatch {
         self.len + size <= self.write_limit || self.record_count == 0
     }
 
+    /// As [`OpenBatch::try_append`]; takes the callback out of `reply` if the record has found room.
+    #[inline]
+    pub(super) fn place(&mut self, record: &Record<'_>, reply: &mut Reply) -> Option<Placed> {
+        let Fit { timestamp_delta, payload, body, size } = self.fit(record);
+        if !self.fits(size) {
+            return None;
+        }
+        let index = self.record_count;
+        if index == 0 {
+            self.begin(record, size);
+        }
+        let memory: &mut [u8] = match &mut self.grown {
+            None => &mut self.lease,
+            Some(grown) => grown,
+        };
+        encode_record_sized(&mut memory[self.len..], body, index, timestamp_delta, record);
+        self.len += size;
+        self.record_count = index + 1;
+        self.max_timestamp = self.max_timestamp.max(record.timestamp);
+        self.max_payload = self.max_payload.max(payload);
+        if let Some(callback) = reply.callback.take() {
+            self.completer.on_completion(index, record.timestamp, callback);
+        }
+        let future = reply.future.then(|| self.completer.future(index, record.timestamp));
+        Some(Placed { future, bytes: size })
+    }
+
     /// The first record gives the base timestamp (FMT-08). When it outgrows the lease, its bytes lie outside of the pool, and the lease stands for the
     /// charge (BATCH-07).
     #[cold]
@@ -80,30 +107,8 @@ impl OpenBatch for MutexBatch {
         }
     }
 
-    #[inline]
-    fn try_append(&mut self, record: &Record<'_>, reply: Reply) -> Result<Placed, Reply> {
-        let Fit { timestamp_delta, payload, body, size } = self.fit(record);
-        if !self.fits(size) {
-            return Err(reply);
-        }
-        let index = self.record_count;
-        if index == 0 {
-            self.begin(record, size);
-        }
-        let memory: &mut [u8] = match &mut self.grown {
-            None => &mut self.lease,
-            Some(grown) => grown,
-        };
-        encode_record_sized(&mut memory[self.len..], body, index, timestamp_delta, record);
-        self.len += size;
-        self.record_count = index + 1;
-        self.max_timestamp = self.max_timestamp.max(record.timestamp);
-        self.max_payload = self.max_payload.max(payload);
-        if let Some(callback) = reply.callback {
-            self.completer.on_completion(index, record.timestamp, callback);
-        }
-        let future = reply.future.then(|| self.completer.future(index, record.timestamp));
-        Ok(Placed { future, bytes: size })
+    fn try_append(&mut self, record: &Record<'_>, mut reply: Reply) -> Result<Placed, Reply> {
+        self.place(record, &mut reply).ok_or(reply)
     }
 
     fn has_room_for(&self, record: &Record<'_>) -> bool {

@@ -58,6 +58,10 @@ struct State<P> {
     exhausted: u64,
 }
 
+/// The lock, held.
+type Held<'a, F> =
+    <<F as LockFamily>::Mutex<State<<F as LockFamily>::Parker>> as Mutex<State<<F as LockFamily>::Parker>>>::Guard<'a>;
+
 impl<P: Parker> State<P> {
     fn pooled(&self, poolable: usize) -> u64 {
         // 64 bits: Kafka's product of two ints overflows at 2 GiB (GAP-07).
@@ -74,22 +78,32 @@ impl<P: Parker> State<P> {
     }
 
     /// The head waiter, to be woken after the unlock.
+    #[inline]
     fn head(&self) -> Option<Arc<P>> {
         self.waiters.front().cloned()
     }
 
     /// The head waiter if any memory is left: wake-ups chain one by one (POOL-11).
+    #[inline]
     fn next_in_chain(&self) -> Option<Arc<P>> {
         if self.unallocated > 0 || !self.free.is_empty() { self.head() } else { None }
     }
 
+    #[inline]
     fn lease(&mut self, size: usize) {
         self.leases += 1;
         self.leased += size as u64;
     }
+
+    #[inline]
+    fn end_lease(&mut self, charged: usize) {
+        self.leases -= 1;
+        self.leased -= charged as u64;
+    }
 }
 
 /// Wakes whoever an unlock owes a look. The signal is a token: it keeps until the waiter comes to sleep.
+#[inline]
 fn wake<P: Parker>(waiter: Option<Arc<P>>) {
     if let Some(waiter) = waiter {
         step("pool.wake");
@@ -140,30 +154,31 @@ impl<F: LockFamily> Drop for Turn<'_, F> {
 }
 
 impl<F: LockFamily> PoolCore<F> {
-    /// Books `size` bytes of `pooled` or fresh memory; the buffer if a recycled one fits.
-    fn reserve(&self, size: usize, max_block: Duration) -> Result<Option<Buffer>, PoolError> {
-        // Outlives the lock: memory is freed after it.
+    /// Books `size` bytes where no recycled buffer fits; one after all, if waiting has brought it.
+    #[cold]
+    fn reserve<'a>(
+        &'a self,
+        mut state: Held<'a, F>,
+        size: usize,
+        max_block: Duration,
+    ) -> Result<Option<Buffer>, PoolError> {
+        // Memory is freed after the unlock, which the end of this function is not later than.
         let mut evicted = Evicted::default();
         let wanted = size as u64;
-        let mut state = self.state.lock();
+        let mut granted = None;
         if state.closed {
+            drop(state);
             return Err(PoolError::Closed);
-        }
-        let granted = if size == self.poolable && !state.free.is_empty() {
-            state.free.pop_front()
         } else if state.unallocated + state.pooled(self.poolable) >= wanted {
             state.free_up(wanted, &mut evicted.0);
             state.unallocated -= wanted;
-            None
         } else {
             let parker = Arc::new(F::Parker::new());
             state.waiters.push_back(Arc::clone(&parker));
             drop(state);
             let turn = Turn { core: self, parker, reserved: 0 };
-            let (granted, held) = self.await_turn(turn, size, max_block, &mut evicted.0)?;
-            state = held;
-            granted
-        };
+            (granted, state) = self.await_turn(turn, size, max_block, &mut evicted.0)?;
+        }
         state.lease(size);
         let next = state.next_in_chain();
         drop(state);
@@ -172,14 +187,13 @@ impl<F: LockFamily> PoolCore<F> {
     }
 
     /// Waits as `turn` until `size` bytes are gathered (POOL-07). Comes back with the lock held and the turn over.
-    #[allow(clippy::type_complexity)]
     fn await_turn<'a>(
         &'a self,
         mut turn: Turn<'a, F>,
         size: usize,
         max_block: Duration,
         evicted: &mut Vec<Buffer>,
-    ) -> Result<(Option<Buffer>, <F::Mutex<State<F::Parker>> as Mutex<State<F::Parker>>>::Guard<'a>), PoolError> {
+    ) -> Result<(Option<Buffer>, Held<'a, F>), PoolError> {
         let wanted = size as u64;
         let mut left = max_block;
         loop {
@@ -224,28 +238,16 @@ impl<F: LockFamily> PoolCore<F> {
         }
     }
 
-    /// Takes a buffer back in the books; `None` for memory that was never made (POOL-18).
-    fn book_return(&self, buffer: Option<Buffer>, charged: usize) -> Released {
-        let mut dropped = None;
-        let mut state = self.state.lock();
-        state.leases -= 1;
-        state.leased -= charged as u64;
-        match buffer {
-            // POOL-14. After the handle is gone nobody can ask again: memory need not be kept.
-            Some(buffer) if charged == self.poolable && buffer.capacity() == charged && !state.handle_gone => {
-                state.free.push_back(buffer);
-            }
-            other => {
-                state.unallocated += charged as u64;
-                dropped = other;
-            }
-        }
+    /// Takes back what does not go on the free list; `None` for memory that was never made (POOL-18).
+    #[cold]
+    fn credit(&self, mut state: Held<'_, F>, buffer: Option<Buffer>, charged: usize) -> Released {
+        state.unallocated += charged as u64;
         // One release wakes the head only, whatever came back (POOL-16).
         let head = state.head();
         let last = state.handle_gone && state.leases == 0;
         drop(state);
         wake(head);
-        if let Some(buffer) = dropped {
+        if let Some(buffer) = buffer {
             buffer.free();
         }
         if last { Released::Last } else { Released::More }
@@ -254,8 +256,20 @@ impl<F: LockFamily> PoolCore<F> {
 
 // SAFETY: LEASE-2 and LEASE-3 are MPOOL-1 and MPOOL-2.
 unsafe impl<F: LockFamily> Release for PoolCore<F> {
+    #[inline]
     fn release(&self, buffer: Buffer, charged: usize) -> Released {
-        self.book_return(Some(buffer), charged)
+        let mut state = self.state.lock();
+        state.end_lease(charged);
+        // POOL-14. After the handle is gone nobody can ask again: memory need not be kept.
+        if charged == self.poolable && buffer.capacity() == charged && !state.handle_gone {
+            state.free.push_back(buffer);
+            // As in `credit`.
+            let head = state.head();
+            drop(state);
+            wake(head);
+            return Released::More;
+        }
+        self.credit(state, Some(buffer), charged)
     }
 }
 
@@ -286,18 +300,34 @@ impl<F: LockFamily> BufferPool for MutexPool<F> {
         Self(NonNull::from(Box::leak(core)))
     }
 
+    #[inline]
     fn allocate(&self, size: usize, max_block: Duration) -> Result<Lease<PoolCore<F>>, PoolError> {
         let core = self.core();
         if size as u64 > core.total {
             return Err(PoolError::TooLarge { requested: size, total: core.total });
         }
-        let buffer = match core.reserve(size, max_block)? {
+        let mut state = core.state.lock();
+        // POOL-03.
+        if size == core.poolable
+            && !state.closed
+            && let Some(buffer) = state.free.pop_front()
+        {
+            state.lease(size);
+            let next = state.next_in_chain();
+            drop(state);
+            wake(next);
+            // SAFETY: as below.
+            return Ok(unsafe { Lease::new(buffer, size, self.0) });
+        }
+        let buffer = match core.reserve(state, size, max_block)? {
             Some(buffer) => buffer,
             // Outside of the lock (POOL-04).
             None => match Buffer::zeroed(size) {
                 Some(buffer) => buffer,
                 None => {
-                    core.book_return(None, size);
+                    let mut state = core.state.lock();
+                    state.end_lease(size);
+                    core.credit(state, None, size);
                     return Err(PoolError::OutOfMemory { requested: size });
                 }
             },

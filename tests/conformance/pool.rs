@@ -12,9 +12,11 @@ use unlatched::primitive::random::Random;
 use unlatched::record::Record;
 
 use crate::deviations::{Behaviour, keeps};
-use crate::support::{Core, GLANCE, LONG, LeaseOf, SOON, Stopwatch, Worker, eventually, on_every_core};
+use crate::support::{Core, GLANCE, LONG, LeaseOf, Marked, SOON, Stopwatch, Worker, eventually, on_every_core};
 
 on_every_core![
+    gap_08_the_pool_goes_with_the_last_of_its_handle_and_its_leases,
+    pool_04_broken_up_buffers_go_back_to_the_machine,
     pool_01_starts_unallocated_and_empty,
     pool_01_budgets_that_are_no_multiple_of_the_poolable_size,
     pool_02_more_than_total_fails_at_once_and_total_is_legal,
@@ -266,6 +268,58 @@ fn pool_15_the_credit_is_what_was_charged<C: Core>() {
         assert_books(&*pool, returned);
         drop((take::<C>(&pool, 128), take::<C>(&pool, 228)));
     }
+}
+
+fn gap_08_the_pool_goes_with_the_last_of_its_handle_and_its_leases<C: Core>() {
+    // What is kept alive by the pool's memory: its clock.
+    for lease_last in [false, true] {
+        let clock = Arc::new(SystemClock::new());
+        let pool = C::Pool::new(256, 64, clock.clone());
+        let leases: Vec<_> =
+            [64, 64, 10].into_iter().map(|size| pool.allocate(size, Duration::ZERO).unwrap()).collect();
+        if lease_last {
+            drop(pool);
+            let mut leases = leases;
+            while leases.len() > 1 {
+                leases.pop();
+                settle();
+                assert_eq!(Arc::strong_count(&clock), 2, "a lease is out");
+            }
+        } else {
+            drop(leases);
+            settle();
+            assert_eq!(Arc::strong_count(&clock), 2, "the handle is there");
+            drop(pool);
+        }
+        eventually("the pool is gone", || {
+            settle();
+            Arc::strong_count(&clock) == 1
+        });
+    }
+}
+
+/// Lets go of what waits for an epoch to end.
+fn settle() {
+    for _ in 0..8 {
+        unlatched::primitive::epoch::pin().flush();
+    }
+}
+
+fn pool_04_broken_up_buffers_go_back_to_the_machine<C: Core>() {
+    // A size that nobody else in this process asks for, one for each core.
+    let poolable = Marked::size(C::NAME);
+    let pool = pool::<C>(2 * poolable as u64, poolable);
+    drop((take::<C>(&pool, poolable), take::<C>(&pool, poolable)));
+    assert_eq!((pool.snapshot().pooled, Marked::live(poolable)), (2 * poolable as u64, 2));
+    drop(take::<C>(&pool, poolable + 1));
+    assert_eq!((pool.snapshot().pooled, Marked::live(poolable)), (0, 0), "both were in the way");
+    drop((take::<C>(&pool, poolable), take::<C>(&pool, poolable)));
+    assert_eq!(Marked::live(poolable), 2);
+    drop(pool);
+    eventually("what was pooled is freed", || {
+        settle();
+        Marked::live(poolable) == 0
+    });
 }
 
 fn pool_17_a_failed_allocation_leaves_nothing_behind<C: Core>() {

@@ -1,6 +1,7 @@
 //! What every test of the suite stands on: the cores, the macro that runs a test on each of them, threads that may get stuck,
 //! and a clock that a test can watch.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,6 +14,8 @@ use unlatched::batch::OpenBatch;
 use unlatched::mutex::{CopyOnWriteMap, MutexAccumulator, MutexBatch, MutexPool};
 use unlatched::partition_map::PartitionMap;
 use unlatched::pool::{BufferPool, Lease};
+use unlatched::primitive::atomic::AtomicUsize;
+use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::clock::{Clock, Instant, ManualClock, SharedClock, SystemClock};
 use unlatched::primitive::lock::{LockFamily, ParkingLot, StdLock};
 
@@ -260,5 +263,58 @@ impl Clock for WatchedClock {
 impl fmt::Debug for WatchedClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WatchedClock").field("time", &self.time).finish_non_exhaustive()
+    }
+}
+
+/// The allocator of this process: the system's, which counts what it has out of a few sizes that only a test asks for.
+pub(crate) struct Marked;
+
+/// The sizes that are counted begin here.
+const MARKED: usize = 77_777;
+static LIVE: [AtomicUsize; 32] = [const { AtomicUsize::new(0) }; 32];
+
+#[global_allocator]
+static ALLOCATOR: Marked = Marked;
+
+impl Marked {
+    /// A counted size, by the name of a core: no two names are as long as each other.
+    pub(crate) fn size(core: &str) -> usize {
+        MARKED + core.len()
+    }
+
+    /// Allocations of this size that are not freed.
+    pub(crate) fn live(size: usize) -> usize {
+        LIVE[size - MARKED].load(SeqCst)
+    }
+
+    fn counter(layout: Layout) -> Option<&'static AtomicUsize> {
+        LIVE.get(layout.size().checked_sub(MARKED)?)
+    }
+}
+
+// SAFETY: everything is the system allocator's.
+unsafe impl GlobalAlloc for Marked {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(live) = Self::counter(layout) {
+            live.fetch_add(1, SeqCst);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if let Some(live) = Self::counter(layout) {
+            live.fetch_add(1, SeqCst);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        if let Some(live) = Self::counter(layout) {
+            live.fetch_sub(1, SeqCst);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(ptr, layout) }
     }
 }

@@ -21,6 +21,7 @@ on_every_core![
     pool_07_a_waiter_takes_a_returned_buffer_whole,
     pool_07_what_a_waiter_holds_while_it_waits_for_the_rest,
     pool_07_a_waiter_that_holds_a_part_gathers_the_rest,
+    pool_07_no_more_buffers_are_broken_up_than_needed,
     pool_08_partial_progress_does_not_reset_the_time,
     pool_09_the_wait_ends_not_before_max_block_and_soon_after,
     pool_09_memory_there_when_the_time_is_over,
@@ -240,6 +241,33 @@ fn pool_07_a_waiter_that_holds_a_part_gathers_the_rest<C: Core>() {
     }
     drop(lease);
     assert_books(&*pool, [32, 64, 0, 0]);
+}
+
+fn pool_07_no_more_buffers_are_broken_up_than_needed<C: Core>() {
+    let clock = WatchedClock::system();
+    let pool = watched_pool::<C>(164, 64, &clock);
+    let (odd, one, two) = (take::<C>(&pool, 36), take::<C>(&pool, 64), take::<C>(&pool, 64));
+    let gate = Gate::default();
+    let waiter = Worker::start({
+        let (pool, clock, gate) = (pool.clone(), clock.clone(), gate.clone());
+        move || {
+            // After the first look that the odd bytes bring, it stands before its second sleep - if it sleeps in between at all.
+            clock.at_my_read(3, move || gate.pass());
+            pool.allocate(100, LONG)
+        }
+    });
+    eventually("it waits", || pool.queued() == 1 && clock.reads_of(waiter.id()) > 0);
+    drop(odd);
+    if keeps::<C>("GAP-04") == Behaviour::Kafka {
+        eventually("it holds the odd bytes", || pool.snapshot().reserved == 36);
+        gate.await_reached();
+    }
+    drop((one, two));
+    gate.open();
+    let granted = waiter.result().unwrap();
+    assert_books(&*pool, [0, 64, 100, 0]);
+    drop(granted);
+    assert_at_rest(&pool.snapshot());
 }
 
 fn pool_08_partial_progress_does_not_reset_the_time<C: Core>() {
