@@ -38,7 +38,7 @@ pub(super) const ARGUMENT: &str = "__run-one-core";
 /// Each how manieth append is timed. A clock reading costs about as much as an append.
 const TIMED_EACH: u64 = 16;
 /// Records that a thread may have unacknowledged before it waits for the oldest.
-const WINDOW: usize = 1 << 16;
+const WINDOW: usize = 1 << 13;
 /// Appends between looks at the acknowledged.
 const SETTLE_EACH: u64 = 64;
 /// Bytes of keys and values to be claimed, from which on every append is followed by a look: long records need no more
