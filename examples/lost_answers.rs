@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example lost_answers`
 //!
-//! A hundred records go to an embedded broker of one topic and one partition. The broker loses the answer to each third request after having written its
+//! A hundred records go to an embedded broker of one topic and one partition. The broker loses the answer to about every third request after having written its
 //! batches. Every future still reports success; reading the log back shows which records stand there twice. Idempotence, when it is built, ends that.
 
 use std::collections::BTreeMap;

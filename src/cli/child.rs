@@ -39,6 +39,8 @@ pub(super) const ARGUMENT: &str = "__run-one-core";
 const TIMED_EACH: u64 = 16;
 /// Records that a thread may have unacknowledged before it waits for the oldest.
 const WINDOW: usize = 1 << 13;
+/// The same in bytes of keys and values. The check holds them twice, as sent and as arrived.
+const WINDOW_BYTES: usize = 1 << 21;
 /// Appends between looks at the acknowledged.
 const SETTLE_EACH: u64 = 64;
 /// Bytes of keys and values to be claimed, from which on every append is followed by a look: long records need no more
@@ -109,7 +111,7 @@ pub(super) fn main_if_child() -> Option<ExitCode> {
     super::log_to_standard_error();
     let (message, status) = match read_and_run() {
         Ok(result) => (Message::Done(Box::new(result)), ExitCode::SUCCESS),
-        Err(error) => (Message::Failed(format!("{error:#}")), ExitCode::FAILURE),
+        Err(error) => (Message::Failed(super::told(&error)), ExitCode::FAILURE),
     };
     say(&message);
     Some(status)
@@ -360,7 +362,7 @@ impl<'a, A: Accumulator> Appender<'a, A> {
                 let line = line.inspect_err(|error| reader.fail(error.clone()))?;
                 self.send(&line)?;
                 if self.sent.records.is_multiple_of(SETTLE_EACH) || self.bytes.len() >= SETTLE_BYTES {
-                    while self.settle_oldest(self.pending.len() > WINDOW) {}
+                    while self.settle_oldest(self.pending.len() > WINDOW || self.bytes.len() > WINDOW_BYTES) {}
                 }
             }
             // Relaxed: a number to look at.

@@ -94,6 +94,9 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 fn probe_writable(path: &Path) -> Result<()> {
+    if path.as_os_str() == "-" {
+        bail!("--json takes a file: standard output has the table");
+    }
     if path.is_dir() {
         bail!("cannot write {}: it is a directory", path.display());
     }

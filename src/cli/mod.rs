@@ -49,8 +49,16 @@ pub fn main() -> ExitCode {
         Command::Consume(args) => consume::run(&args),
     };
     done.unwrap_or_else(|error| {
-        note(format_args!("error: {error:#}"));
+        note(format_args!("error: {}", told(&error)));
         ExitCode::FAILURE
+    })
+}
+
+/// An error and its causes in one line. Some say their cause themselves; it is not said twice.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
     })
 }
 

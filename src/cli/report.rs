@@ -174,7 +174,7 @@ impl Comparison {
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         let mut text = format!("{table}\n");
         text += "records and MB: all rounds. Rates, batches, fill and latencies of one append: median of the rounds; max and peak memory: the worst.\n";
-        text += "Time and CPU include sender, broker and the check.\n";
+        text += "fill: bytes of batches by bytes of their buffers. CPU s/M: CPU seconds for a million records; time and CPU include sender, broker and check.\n";
         if let Some(ratio) = report.ratio_records_per_s {
             text += &format!(
                 "lockfree by the strongest mutex: {ratio:.2} x the records/s (median of {} rounds)\n",

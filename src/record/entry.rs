@@ -14,7 +14,7 @@ pub struct Header<'a> {
 }
 
 /// A record to be appended: borrowed, never copied before its place in a batch is reserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     /// Milliseconds since 1970, or [`NO_TIMESTAMP`].
     pub timestamp: i64,
@@ -24,6 +24,13 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// The headers, in order.
     pub headers: &'a [Header<'a>],
+}
+
+impl Default for Record<'_> {
+    /// Nothing, at no time: a producer puts its own time in.
+    fn default() -> Self {
+        Self { timestamp: NO_TIMESTAMP, key: None, value: None, headers: &[] }
+    }
 }
 
 /// Checks that the format can hold `record`.

@@ -1,5 +1,5 @@
-//! A thread that is stopped at a shared step, for as long as it likes, holds up nobody but itself and those who wait for what it alone can give (law L9; the
-//! table is `papers/progress.md`). BATCH-11, BATCH-18, POOL-11, POOL-12, ACC-03.
+//! A thread that is stopped at a shared step, for as long as it likes, holds up nobody but itself and those who wait for what it alone can give; the
+//! table is `papers/progress.md`. BATCH-11, BATCH-18, POOL-11, POOL-12, ACC-03.
 
 use std::pin::pin;
 use std::sync::Arc;

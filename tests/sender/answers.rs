@@ -7,6 +7,7 @@ use unlatched::accumulator::{Accumulator, Backoff};
 use unlatched::batch::RecordResult;
 use unlatched::broker::{ErrorCode, Outcome, PartitionResponse, ProduceRequest};
 use unlatched::error::{SendError, TopicPartition};
+use unlatched::record::NO_TIMESTAMP;
 use unlatched::sender::SenderConfig;
 
 use crate::rig::{BATCH, Rig, in_order, memory, partitions, refused, requests};
@@ -194,7 +195,7 @@ fn send_17_success_gives_each_record_its_place<A: Accumulator>() {
     assert_eq!(rig.accumulator.pool().leased, 2 * BATCH as u64);
     rig.pass();
     let places = futures.map(|future| future.wait().map(|place| (place.offset, place.timestamp)).unwrap());
-    assert_eq!(places, [(10, 0), (11, 0), (0, 1_234)]);
+    assert_eq!(places, [(10, NO_TIMESTAMP), (11, NO_TIMESTAMP), (0, 1_234)]);
     assert_eq!((rig.stats().completed, rig.stats().failed), (3, 0));
     rig.assert_at_rest();
 }

@@ -132,7 +132,7 @@ impl LogFile {
                 .and_then(|()| file.sync_all())
                 .map_err(StorageError::io("cut the end of log", &path))?;
             tracing::warn!(
-                file = %path.display(), bytes = cut.bytes, offset = cut.offset, cause = %cut.cause, lost_from = ?cut.lost_from,
+                file = %path.display(), bytes = cut.bytes, offset = cut.offset, cause = %cut.cause,
                 "the end of a log was no whole batch and has been cut"
             );
         }
