@@ -22,6 +22,8 @@ mod progress;
 mod ready;
 mod rig;
 mod support;
+#[path = "../common/threads.rs"]
+mod threads;
 mod waiters;
 
 /// The tests of every file.

@@ -16,3 +16,6 @@ mod rig;
 mod script;
 mod spy;
 mod support;
+#[path = "../common/threads.rs"]
+#[allow(dead_code, reason = "other suites use more of it")]
+mod threads;
