@@ -5,8 +5,12 @@
 //!
 //! Source: Kafka's `CopyOnWriteMap` and `RecordAccumulator.topicInfoMap`; MAP-01 to MAP-08.
 
+mod segmented;
+
 use std::fmt;
 use std::ops::Deref;
+
+pub use segmented::{PartitionHandle, SegmentedMap};
 
 use crate::error::TopicPartition;
 

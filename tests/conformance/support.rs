@@ -12,7 +12,7 @@ use std::time::Duration;
 use unlatched::accumulator::Accumulator;
 use unlatched::batch::OpenBatch;
 use unlatched::mutex::{CopyOnWriteMap, MutexAccumulator, MutexBatch, MutexPool};
-use unlatched::partition_map::PartitionMap;
+use unlatched::partition_map::{PartitionMap, SegmentedMap};
 use unlatched::pool::{BufferPool, Lease};
 use unlatched::primitive::atomic::AtomicUsize;
 use unlatched::primitive::atomic::Ordering::SeqCst;
@@ -46,11 +46,23 @@ impl<F: LockFamily> Core for Twin<F> {
     type Accumulator = MutexAccumulator<F>;
 }
 
+/// The lock-free core, as far as it is built: its map. The rest is still the twin's.
+pub(crate) struct LockFree;
+
+impl Core for LockFree {
+    const NAME: &'static str = "lockfree";
+    const SNAPSHOT_IS_ONE_INSTANT: bool = true;
+    type Pool = MutexPool<ParkingLot>;
+    type Map<V: Send + Sync + 'static> = SegmentedMap<V>;
+    type Batch = MutexBatch;
+    type Accumulator = MutexAccumulator<ParkingLot>;
+}
+
 pub(crate) type StdTwin = Twin<StdLock>;
 pub(crate) type ParkingLotTwin = Twin<ParkingLot>;
 
 /// The names of all cores.
-pub(crate) const CORES: &[&str] = &[StdTwin::NAME, ParkingLotTwin::NAME];
+pub(crate) const CORES: &[&str] = &[StdTwin::NAME, ParkingLotTwin::NAME, LockFree::NAME];
 
 /// Makes of each generic function `fn name<C: Core>()` a test per core, `<core>::<name>`, and of their names the list `TESTS`.
 ///
@@ -61,6 +73,10 @@ macro_rules! on_every_core {
         pub(crate) const TESTS: &[&str] = &[$(stringify!($name)),*];
         on_every_core!(@core mutex, StdTwin: $($name)*);
         on_every_core!(@core mutex_parking_lot, ParkingLotTwin: $($name)*);
+    };
+    (@lockfree $($name:ident,)*) => {
+        on_every_core![$($name,)*];
+        on_every_core!(@core lockfree, LockFree: $($name)*);
     };
     (@core $module:ident, $core:ident: $($name:ident)*) => {
         mod $module {
