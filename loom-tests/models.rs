@@ -10,12 +10,14 @@ mod epoch;
 mod litmus;
 #[path = "lock.rs"]
 mod lock;
+#[path = "map.rs"]
+mod map;
 #[path = "parker.rs"]
 mod parker;
 
 /// Every model.
 pub(crate) fn models() -> Vec<Check> {
-    [litmus::models(), parker::models(), lock::models(), epoch::models(), completion::models()]
+    [litmus::models(), parker::models(), lock::models(), epoch::models(), completion::models(), map::models()]
         .into_iter()
         .flatten()
         .collect()

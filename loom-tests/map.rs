@@ -1,0 +1,142 @@
+//! The lock-free partition map: one winner, whole entries, walks that are snapshots, retirement. The shipping type.
+
+use std::sync::Mutex;
+
+use unlatched::error::TopicPartition;
+use unlatched::partition_map::{PartitionMap, SegmentedMap};
+use unlatched::primitive::cell::UnsafeCell;
+
+use crate::runner::{Bound, Check, model};
+
+pub(crate) fn models() -> Vec<Check> {
+    vec![
+        insert_race(),
+        insert_race_of_topics(),
+        insert_race_beyond_the_slots(),
+        read_against_insert(),
+        walk_against_two_inserts(),
+        clear_against_insert(),
+    ]
+}
+
+/// What an entry holds: written in a cell, so that whoever reads it unordered is caught.
+struct Content(UnsafeCell<u32>);
+
+// SAFETY: written before it is shared, read after; the checker sees each access and fails where that is not so.
+unsafe impl Sync for Content {}
+
+impl Content {
+    fn new(number: u32) -> Self {
+        let content = Self(UnsafeCell::new(0));
+        // SAFETY: not shared yet.
+        content.0.with_mut(|cell| unsafe { *cell = number });
+        content
+    }
+
+    fn read(&self) -> u32 {
+        // SAFETY: nobody writes once it is shared.
+        self.0.with(|cell| unsafe { *cell })
+    }
+}
+
+type Map = SegmentedMap<Content>;
+
+fn tp(topic: &str, partition: i32) -> TopicPartition {
+    TopicPartition::new(topic, partition)
+}
+
+fn create(map: &Map, topic: &str, partition: i32, number: u32) -> u32 {
+    map.get_or_create(&tp(topic, partition), || Content::new(number)).read()
+}
+
+fn with_topic() -> Map {
+    let map = Map::default();
+    map.get_or_create(&tp("t", 0), || Content::new(7));
+    map
+}
+
+fn race(name: &str, law: &'static str, bound: Bound, map: fn() -> Map, partition: i32) -> Check {
+    model(name, law, bound, map)
+        .keeps_retired()
+        .role("one", move |map: &Map| create(map, "t", partition, 1))
+        .role("two", move |map| create(map, "t", partition, 2))
+        .expect(
+            move |map, results| {
+                let stays = map.get("t", partition).expect("it is there").read();
+                format!("{} and {}, then {stays}", results[0], results[1])
+            },
+            &["1 and 1, then 1", "2 and 2, then 2"],
+        )
+}
+
+fn insert_race() -> Check {
+    race("map_insert_race", "two inserts of one partition agree on one entry, and it stays", Bound::Full, with_topic, 1)
+}
+
+fn insert_race_of_topics() -> Check {
+    race(
+        "map_insert_race_of_topics",
+        "likewise where the topic has to be made first",
+        Bound::Preemptions(3),
+        Map::default,
+        0,
+    )
+}
+
+fn insert_race_beyond_the_slots() -> Check {
+    race("map_insert_race_beyond_the_slots", "likewise for a number without a slot", Bound::Full, with_topic, -5)
+}
+
+fn read_against_insert() -> Check {
+    let read = |map: &Map| map.with("t", 1, Content::read).map_or("none".to_owned(), |number| number.to_string());
+    model("map_read_against_insert", "a reader finds nothing, or a whole entry", Bound::Full, with_topic)
+        .keeps_retired()
+        .role("reader", move |map: &Map| format!("{} {}", read(map), read(map)))
+        .role("writer", |map| create(map, "t", 1, 1).to_string())
+        .expect(|_, results| results[0].clone(), &["1 1", "none 1", "none none"])
+}
+
+fn walk_against_two_inserts() -> Check {
+    let walk = |map: &Map| {
+        let seen = Mutex::new(Vec::new());
+        map.for_each(|topic_partition, content| seen.lock().unwrap().push((topic_partition.partition, content.read())));
+        format!("{:?}", seen.into_inner().unwrap())
+    };
+    // The later insert has the earlier slot.
+    model(
+        "map_walk_against_two_inserts",
+        "a walk sees what one instant had: never the second insert without the first",
+        Bound::Preemptions(3),
+        with_topic,
+    )
+    .keeps_retired()
+    .role("walker", move |map: &Map| walk(map))
+    .role("writer", |map| {
+        create(map, "t", 2, 2);
+        create(map, "t", 1, 1);
+        String::new()
+    })
+    .expect(|_, results| results[0].clone(), &["[(0, 7)]", "[(0, 7), (1, 1), (2, 2)]", "[(0, 7), (2, 2)]"])
+}
+
+fn clear_against_insert() -> Check {
+    model(
+        "map_clear_against_insert",
+        "who inserts has a whole entry, cleared or not; the table is retired once",
+        Bound::Full,
+        with_topic,
+    )
+    .keeps_retired()
+    .role("writer", |map: &Map| create(map, "u", 0, 3))
+    .role("end", |map| {
+        map.clear();
+        0
+    })
+    .expect(
+        |map, results| {
+            let left = map.with("u", 0, Content::read);
+            format!("{} then {left:?}, {} in all", results[0], map.len())
+        },
+        &["3 then None, 0 in all", "3 then Some(3), 1 in all"],
+    )
+}
