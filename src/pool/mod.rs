@@ -7,11 +7,16 @@
 //! [`BufferPool`] is what both cores implement: the twin in [`crate::mutex`], the lock-free core behind the same trait.
 //! Source: Kafka's `BufferPool`; behaviour by id in `papers/catalogue.md`, POOL-01 to POOL-26.
 
+mod atomic;
+mod free_list;
 mod lease;
+mod line;
+mod word;
 
 use std::fmt;
 use std::time::Duration;
 
+pub use atomic::{AtomicPool, AtomicPoolCore};
 pub use lease::{Buffer, Lease, Release, Released};
 
 use crate::primitive::clock::SharedClock;
@@ -46,6 +51,12 @@ pub enum PoolError {
     /// The pool was closed before or while waiting (POOL-19).
     #[error("the producer was closed while memory was being allocated")]
     Closed,
+    /// More callers wait than the pool can count.
+    #[error("{limit} callers wait for memory already: send from fewer threads or tasks, or raise buffer.memory")]
+    TooManyWaiters {
+        /// How many can wait.
+        limit: usize,
+    },
     /// The machine had no memory although the budget had (POOL-18); the reservation was given back.
     #[error(
         "the machine has no {requested} bytes of memory left, though buffer.memory allows them: lower buffer.memory"

@@ -14,7 +14,7 @@ use unlatched::record::Record;
 use crate::deviations::{Behaviour, keeps};
 use crate::support::{Core, GLANCE, LONG, LeaseOf, Marked, SOON, Stopwatch, Worker, eventually, on_every_core};
 
-on_every_core![
+on_every_core![@lockfree
     gap_08_the_pool_goes_with_the_last_of_its_handle_and_its_leases,
     pool_04_broken_up_buffers_go_back_to_the_machine,
     pool_01_starts_unallocated_and_empty,

@@ -13,7 +13,7 @@ use unlatched::accumulator::Accumulator;
 use unlatched::batch::OpenBatch;
 use unlatched::mutex::{CopyOnWriteMap, MutexAccumulator, MutexBatch, MutexPool};
 use unlatched::partition_map::{PartitionMap, SegmentedMap};
-use unlatched::pool::{BufferPool, Lease};
+use unlatched::pool::{AtomicPool, BufferPool, Lease};
 use unlatched::primitive::atomic::AtomicUsize;
 use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::clock::{Clock, Instant, ManualClock, SharedClock, SystemClock};
@@ -46,13 +46,13 @@ impl<F: LockFamily> Core for Twin<F> {
     type Accumulator = MutexAccumulator<F>;
 }
 
-/// The lock-free core, as far as it is built: its map. The rest is still the twin's.
+/// The lock-free core, as far as it is built: its pool and its map. The rest is still the twin's.
 pub(crate) struct LockFree;
 
 impl Core for LockFree {
     const NAME: &'static str = "lockfree";
-    const SNAPSHOT_IS_ONE_INSTANT: bool = true;
-    type Pool = MutexPool<ParkingLot>;
+    const SNAPSHOT_IS_ONE_INSTANT: bool = false;
+    type Pool = AtomicPool;
     type Map<V: Send + Sync + 'static> = SegmentedMap<V>;
     type Batch = MutexBatch;
     type Accumulator = MutexAccumulator<ParkingLot>;

@@ -1,0 +1,447 @@
+//! The lock-free pool: one word for the budget and the line, a free list beside it, grants that anybody can finish.
+//!
+//! # What is where
+//! - [`Word`](super::word::Word): available bytes, how many wait, whose turn it is, and the flags. All bytes that nobody holds are here, also those of the buffers on the free list: the list
+//!   is memory kept warm, not budget.
+//! - [`FreeList`](super::free_list): buffers of the poolable size. A buffer is pushed *before* its bytes are credited and popped *after* they are debited, so whoever has debited finds one
+//!   if there is one to spare.
+//! - [`Line`](super::line): who waits. A waiter holds nothing while it waits (GAP-04): its bytes stay in the word until they suffice for all of it, so a wait that fails has
+//!   nothing to give back.
+//!
+//! # An allocation
+//! One CAS of the word: if nobody waits and the bytes suffice, debit; else, if the caller will wait, count one more waiter. Newcomers never overtake (GAP-01, bound 0).
+//! A waiter then *links* itself, makes one more exchange of the word, and looks (`help`).
+//!
+//! # A release
+//! Nobody waits: one CAS of the word, after which the pool is not touched again. Somebody waits: pinned, credit, then `help`.
+//!
+//! # `help`
+//! Looks at the first in line and does the one step that the words call for:
+//!
+//! | turn | waiter | GRANT | step |
+//! |---|---|---|---|
+//! | later than the first's ticket | | | move the line's front |
+//! | the first's | WAITING | no | bytes suffice: set GRANT; else leave |
+//! | the first's | WAITING | yes | CAS the waiter to GRANTED |
+//! | the first's | GRANTED | yes | wake it, then debit, clear GRANT, next turn, one waiter less |
+//! | the first's | CANCELLED | | clear GRANT, next turn, one waiter less |
+//!
+//! # Invariants
+//! - **POOL-A** available + charged = total, at every value of the word; the debit of a grant and the end of its turn are one exchange.
+//! - **POOL-B** While waiters are counted only a grant debits, and while GRANT is set nothing but that turn's end does: so bytes that sufficed still do.
+//! - **POOL-C** A waiter's final state decides the one exchange that ends its turn. A helper that is late by then fails: the turn in the word has moved on.
+//! - **POOL-D** A waiter is woken before its turn ends, so a counted waiter may still need its wake-up and an uncounted one does not.
+//! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange; and not before everybody is unpinned who was pinned then. Who touches the
+//!   core after his exchange is pinned since before it.
+//!
+//! # Linearization points
+//! A grant at once, and a release: the CAS of the word. A grant to a waiter: the exchange that ends its turn. A failed try: the load of the word in which it found too little,
+//! or somebody before it.
+//!
+//! # The races that look dangerous
+//! - *A release between a waiter's count and its link*: the releaser sees a waiter counted, finds nobody linked, and leaves. The waiter's exchange after its link reads
+//!   from the release or a later one, so its own look sees the bytes. The other way round the releaser's exchange reads from the waiter's, and sees the link.
+//! - *Timeout against grant*: one CAS on the waiter's state. A waiter whose cancel fails has its memory, and takes it (GAP-06). One whose cancel succeeds helps: behind it may stand
+//!   one who can be served.
+//! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. At 2^17 turns during its stop the word could look as before.
+//! - *A helper that is stopped while the pool goes away*: it is pinned (POOL-E).
+//!
+//! # Progress
+//! `allocate` without waiting, and `release`: lock-free. A wait: blocks by back-pressure only. `close`: wait-free but for the wakes.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use super::free_list::FreeList;
+use super::line::{Line, Progress, Waiter};
+use super::word::{CLOSED, GONE, Granularity, MAX_WAITERS, Ticket, Word};
+use super::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::{AtomicU64, AtomicUsize};
+use crate::primitive::clock::SharedClock;
+use crate::primitive::epoch;
+use crate::primitive::parker::Parker;
+use crate::primitive::step;
+
+/// The lock-free pool: the handle. Dropping it closes nothing; leases may come back later.
+pub struct AtomicPool(NonNull<AtomicPoolCore>);
+
+// SAFETY: the handle is a reference to a `Sync` core that lives by POOL-E.
+unsafe impl Send for AtomicPool {}
+// SAFETY: as above.
+unsafe impl Sync for AtomicPool {}
+
+/// What the handle and the leases share.
+pub struct AtomicPoolCore {
+    word: AtomicU64,
+    line: Line,
+    free: FreeList,
+    total: u64,
+    poolable: usize,
+    granularity: Granularity,
+    clock: SharedClock,
+    /// Waiters counted in the word that have cancelled, or are about to.
+    cancelled: AtomicUsize,
+    /// Nanoseconds.
+    wait_time: AtomicU64,
+    exhausted: AtomicU64,
+}
+
+/// A waiter's place in the line. Its drop, which only a panic brings, gives up what the wait has come to.
+struct Turn<'a> {
+    core: &'a AtomicPoolCore,
+    waiter: std::sync::Arc<Waiter>,
+}
+
+impl Turn<'_> {
+    /// Ends a wait that is granted: finishes the turn, if nobody has.
+    fn take(self) {
+        // When `help` returns the turn is over: the first in line would be this waiter, granted, and it does not leave that undone.
+        self.core.help();
+        std::mem::forget(self);
+    }
+
+    /// Ends a wait that is not wanted any more; `false` if it was granted before.
+    fn cancel(&self) -> bool {
+        // Relaxed: a figure. Before the cancel, so that it never falls below zero.
+        self.core.cancelled.fetch_add(1, Relaxed);
+        let cancelled = self.waiter.cancel();
+        if cancelled {
+            // Whoever stands behind may be served now.
+            self.core.help();
+        } else {
+            // Relaxed: a figure.
+            self.core.cancelled.fetch_sub(1, Relaxed);
+        }
+        cancelled
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.cancel() {
+            self.core.help();
+            self.core.credit(self.waiter.need);
+        }
+    }
+}
+
+impl AtomicPoolCore {
+    fn load(&self) -> Word {
+        // Acquire pairs with the Release half of every exchange of the word. A stale value fails the CAS that is built on it.
+        Word(self.word.load(Acquire))
+    }
+
+    /// The one way in which the word changes by comparison. `Err`: what it is now.
+    fn exchange(&self, from: Word, to: Word, at: &'static str) -> Result<(), Word> {
+        step(at);
+        // AcqRel: every exchange reads from the one before it and is read by the one after it, so what was done before one is seen after a later one: pushed buffers,
+        // linked waiters. Acquire on failure: the value found is acted on.
+        self.word.compare_exchange(from.0, to.0, AcqRel, Acquire).map(drop).map_err(Word)
+    }
+
+    /// Books `size` bytes, waiting at most `max_block`.
+    fn reserve(&self, size: usize, granules: u64, max_block: Duration) -> Result<(), PoolError> {
+        let mut word = self.load();
+        loop {
+            let to = if word.closed() {
+                return Err(PoolError::Closed);
+            } else if word.waiters() == 0 && word.available() >= granules {
+                word.debit(granules)
+            } else if max_block.is_zero() {
+                return Err(self.exhausted(size, word, max_block));
+            } else if word.waiters() == MAX_WAITERS {
+                return Err(PoolError::TooManyWaiters { limit: MAX_WAITERS });
+            } else {
+                word.one_more_waiter()
+            };
+            match self.exchange(word, to, "pool.reserve") {
+                Ok(()) if to.waiters() == word.waiters() => return Ok(()),
+                Ok(()) => return self.wait(size, granules, max_block),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    fn exhausted(&self, size: usize, word: Word, max_block: Duration) -> PoolError {
+        // Relaxed: a figure.
+        self.exhausted.fetch_add(1, Relaxed);
+        PoolError::Exhausted { requested: size, available: self.bytes_available(word), max_block }
+    }
+
+    /// Waits in line. The caller has counted itself.
+    fn wait(&self, size: usize, granules: u64, max_block: Duration) -> Result<(), PoolError> {
+        let waiter = Waiter::new(granules);
+        self.line.join(waiter.clone(), &epoch::pin());
+        step("pool.joined");
+        // AcqRel: see the first race at the module's head. An exchange that changes nothing, for its place in the word's order.
+        self.word.fetch_add(0, AcqRel);
+        let turn = Turn { core: self, waiter };
+        self.help();
+        let mut left = max_block;
+        loop {
+            if turn.waiter.progress() == Progress::Granted {
+                turn.take();
+                return Ok(());
+            }
+            // Close before the time (POOL-20).
+            let closed = self.load().closed();
+            if closed || left.is_zero() {
+                if !turn.cancel() {
+                    // The last look (GAP-06): it was granted meanwhile.
+                    continue;
+                }
+                std::mem::forget(turn);
+                return Err(if closed { PoolError::Closed } else { self.exhausted(size, self.load(), max_block) });
+            }
+            step("pool.wait");
+            let start = self.clock.now();
+            let signalled = turn.waiter.parker.park_timeout(left);
+            let waited = self.clock.now().saturating_since(start);
+            // Relaxed: a figure.
+            self.wait_time.fetch_add(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+            left = if signalled { left.saturating_sub(waited) } else { Duration::ZERO };
+        }
+    }
+
+    /// Does whatever the words call for at the front of the line, until they call for nothing.
+    fn help(&self) {
+        loop {
+            let guard = epoch::pin();
+            let word = self.load();
+            if word.waiters() == 0 {
+                return;
+            }
+            let Some(first) = self.line.first(&guard) else {
+                // Counted and not yet linked: it looks for itself once it is.
+                return;
+            };
+            if first.ticket != word.turn() {
+                if first.ticket.is_before(word.turn()) {
+                    self.line.pass(&first, &guard);
+                }
+                // Else the word is older than the line.
+                continue;
+            }
+            let waiter = first.waiter();
+            // A failed exchange: somebody else has done a step. The next round sees.
+            let _ = match waiter.progress() {
+                Progress::Waiting if word.granting() => {
+                    waiter.grant();
+                    Ok(())
+                }
+                Progress::Waiting if word.available() < waiter.need => return,
+                Progress::Waiting => self.exchange(word, word.grant(), "pool.set-grant"),
+                Progress::Cancelled => self.exchange(word, word.next_turn(), "pool.skip").map(|()| {
+                    // Relaxed: a figure.
+                    self.cancelled.fetch_sub(1, Relaxed);
+                }),
+                // Else the word is older than the grant.
+                Progress::Granted if word.granting() => {
+                    step("pool.wake");
+                    // Before the turn ends (POOL-D). More than one helper may do so: a token more harms nobody.
+                    waiter.parker.unpark();
+                    self.exchange(word, word.debit(waiter.need).next_turn(), "pool.end-turn")
+                }
+                Progress::Granted => Ok(()),
+            };
+        }
+    }
+
+    /// Gives granules back. Whether these were the last of a pool whose handle is gone: then the caller frees it.
+    fn credit(&self, granules: u64) -> bool {
+        let all = self.granularity.within(self.total);
+        let mut word = self.load();
+        while word.waiters() == 0 {
+            let to = Word(word.0 + granules);
+            match self.exchange(word, to, "pool.credit") {
+                // Nobody waits, so nobody has to be looked for; POOL-E: the core may be gone from here on.
+                Ok(()) => return to.gone() && to.available() == all,
+                Err(now) => word = now,
+            }
+        }
+        // POOL-E: pinned since before the exchange.
+        let _pinned = epoch::pin();
+        step("pool.credit");
+        // AcqRel: as in `exchange`.
+        let before = Word(self.word.fetch_add(granules, AcqRel));
+        if before.waiters() > 0 {
+            self.help();
+        }
+        before.gone() && before.available() + granules == all
+    }
+
+    /// Breaks up buffers of the free list until what they hold is available (L10): what was debited is about to be made anew.
+    fn make_room(&self) {
+        while self.free.len() as u64 * self.poolable as u64 > self.bytes_available(self.load()) {
+            let Some(buffer) = self.free.pop() else { return };
+            buffer.free();
+        }
+    }
+
+    /// What a charge of `size` bytes, at most the total, takes of the word.
+    fn granules(&self, size: usize) -> u64 {
+        // The last granule of a total that is no multiple stands for what is behind it as well.
+        self.granularity.around(size as u64).min(self.granularity.within(self.total))
+    }
+
+    fn bytes_available(&self, word: Word) -> u64 {
+        // What the granules cannot say of the total is available always.
+        let rest = self.total - self.granularity.bytes(self.granularity.within(self.total));
+        self.granularity.bytes(word.available()) + rest
+    }
+
+    fn buffer(&self, size: usize) -> Option<Buffer> {
+        let recycled = if size == self.poolable { self.free.pop() } else { None };
+        recycled.or_else(|| {
+            self.make_room();
+            Buffer::zeroed(size)
+        })
+    }
+}
+
+/// Frees `core` once nobody is pinned who is pinned now.
+///
+/// # Safety
+/// POOL-E: the caller has made the condition true.
+unsafe fn retire(core: NonNull<AtomicPoolCore>) {
+    struct Sendable(NonNull<AtomicPoolCore>);
+    // SAFETY: the core is `Send`, and it moves whole.
+    unsafe impl Send for Sendable {}
+    let core = Sendable(core);
+    epoch::pin().defer(move || {
+        let Sendable(core) = { core };
+        // SAFETY: POOL-E; it came from a box.
+        drop(unsafe { Box::from_raw(core.as_ptr()) });
+    });
+}
+
+// SAFETY: LEASE-2 is POOL-E. LEASE-3: `Last` is never answered, since the core is retired here.
+unsafe impl Release for AtomicPoolCore {
+    fn release(&self, buffer: Buffer, charged: usize) -> Released {
+        let this = NonNull::from(self);
+        // Relaxed would do: a handle that is about to go only makes pooling useless.
+        let kept = if charged == self.poolable && buffer.capacity() == charged && !self.load().gone() {
+            self.free.push(buffer)
+        } else {
+            Err(buffer)
+        };
+        // Before the credit: memory that was not freed yet must not be promised to others.
+        kept.unwrap_or_else(Buffer::free);
+        if self.credit(self.granules(charged)) {
+            // SAFETY: our exchange made the condition true.
+            unsafe { retire(this) }
+        }
+        Released::More
+    }
+}
+
+impl AtomicPool {
+    fn core(&self) -> &AtomicPoolCore {
+        // SAFETY: POOL-E: the handle is not gone.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl BufferPool for AtomicPool {
+    type Owner = AtomicPoolCore;
+
+    fn new(total: u64, poolable: usize, clock: SharedClock) -> Self {
+        let granularity = Granularity::of(total);
+        let word = Word::new(granularity.within(total));
+        let core = Box::new(AtomicPoolCore {
+            word: AtomicU64::new(word.0),
+            line: Line::new(Ticket::before(word.turn())),
+            free: FreeList::new(total / (poolable as u64).max(1)),
+            total,
+            poolable,
+            granularity,
+            clock,
+            cancelled: AtomicUsize::new(0),
+            wait_time: AtomicU64::new(0),
+            exhausted: AtomicU64::new(0),
+        });
+        Self(NonNull::from(Box::leak(core)))
+    }
+
+    fn allocate(&self, size: usize, max_block: Duration) -> Result<Lease<AtomicPoolCore>, PoolError> {
+        let core = self.core();
+        if size as u64 > core.total {
+            return Err(PoolError::TooLarge { requested: size, total: core.total });
+        }
+        let granules = core.granules(size);
+        core.reserve(size, granules, max_block)?;
+        let Some(buffer) = core.buffer(size) else {
+            core.credit(granules);
+            return Err(PoolError::OutOfMemory { requested: size });
+        };
+        // SAFETY: the core came from a box and the word counts the lease's granules, at least one; POOL-E.
+        Ok(unsafe { Lease::new(buffer, size, self.0) })
+    }
+
+    fn queued(&self) -> usize {
+        let core = self.core();
+        // Relaxed: a figure.
+        core.load().waiters().saturating_sub(core.cancelled.load(Relaxed))
+    }
+
+    fn snapshot(&self) -> PoolSnapshot {
+        let core = self.core();
+        let available = core.bytes_available(core.load());
+        let pooled = (core.free.len() as u64 * core.poolable as u64).min(available);
+        PoolSnapshot {
+            total: core.total,
+            unallocated: available - pooled,
+            pooled,
+            leased: core.total - available,
+            reserved: 0,
+            queued: self.queued(),
+            // Relaxed: figures.
+            wait_time: Duration::from_nanos(core.wait_time.load(Relaxed)),
+            exhausted: core.exhausted.load(Relaxed),
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.core().total
+    }
+
+    fn poolable(&self) -> usize {
+        self.core().poolable
+    }
+
+    fn close(&self) {
+        let core = self.core();
+        step("pool.close");
+        // AcqRel: who was linked before is seen below and woken; who links later makes its exchange after ours, and sees CLOSED.
+        core.word.fetch_or(CLOSED, AcqRel);
+        let waiters = core.line.all(&epoch::pin());
+        waiters.iter().for_each(|waiter| waiter.parker.unpark());
+    }
+}
+
+impl Drop for AtomicPool {
+    fn drop(&mut self) {
+        let core = self.core();
+        let total = core.granularity.within(core.total);
+        // AcqRel: as in `AtomicPoolCore::exchange`.
+        let before = Word(core.word.fetch_or(GONE, AcqRel));
+        if before.available() == total {
+            // SAFETY: POOL-E: our exchange made the condition true.
+            unsafe { retire(self.0) }
+        }
+    }
+}
+
+impl fmt::Debug for AtomicPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AtomicPool").field(&self.snapshot()).finish()
+    }
+}
+
+impl fmt::Debug for AtomicPoolCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AtomicPoolCore").field("word", &self.load()).field("free", &self.free).finish_non_exhaustive()
+    }
+}
