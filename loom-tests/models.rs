@@ -14,11 +14,21 @@ mod lock;
 mod map;
 #[path = "parker.rs"]
 mod parker;
+#[path = "pool.rs"]
+mod pool;
 
 /// Every model.
 pub(crate) fn models() -> Vec<Check> {
-    [litmus::models(), parker::models(), lock::models(), epoch::models(), completion::models(), map::models()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        litmus::models(),
+        parker::models(),
+        lock::models(),
+        epoch::models(),
+        completion::models(),
+        map::models(),
+        pool::models(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -1,0 +1,204 @@
+//! The lock-free pool: nobody sleeps on while there is memory for it, grants and cancels have one winner, every byte comes back. The shipping type.
+//!
+//! Totals of one to three bytes, so that a granule is a byte and a lease is one.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Lease, PoolError};
+use unlatched::primitive::clock::ManualClock;
+use unlatched::primitive::model::let_time_run_out;
+
+use crate::runner::{Bound, Check, Model, model};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+pub(crate) fn models() -> Vec<Check> {
+    vec![
+        takes_and_returns(),
+        release_against_waiter(),
+        two_releases_for_one(),
+        timeout_against_grant(),
+        close_against_grant(),
+        cancelled_head(),
+        two_releasers_two_waiters(),
+        handle_against_last_lease(),
+    ]
+}
+
+/// A pool, and leases that roles take.
+struct Scene {
+    pool: AtomicPool,
+    held: Mutex<Vec<Lease<AtomicPoolCore>>>,
+}
+
+impl Scene {
+    fn drop_one(&self) -> &'static str {
+        let lease = self.held.lock().unwrap().pop();
+        drop(lease.expect("one for each who drops"));
+        ""
+    }
+
+    fn wait(&self, size: usize) -> &'static str {
+        match self.pool.allocate(size, LONG) {
+            Ok(lease) => {
+                drop(lease);
+                "granted"
+            }
+            Err(PoolError::Exhausted { .. }) => "timed out",
+            Err(PoolError::Closed) => "closed",
+            Err(_) => "other",
+        }
+    }
+}
+
+fn scene(total: u64, poolable: usize, held: usize) -> impl Fn() -> Scene + Send + Sync + 'static {
+    move || {
+        let pool = AtomicPool::new(total, poolable, ManualClock::at(0));
+        let held = (0..held).map(|_| pool.allocate(1, Duration::ZERO).expect("there is enough")).collect();
+        Scene { pool, held: Mutex::new(held) }
+    }
+}
+
+fn pool(name: &str, law: &'static str, bound: Bound, total: u64, held: usize) -> Model<Scene, &'static str> {
+    model(name, law, bound, scene(total, 1, held)).keeps_retired()
+}
+
+/// What the roles came to, and that the pool is whole.
+fn whole(scene: &Scene, results: &[&'static str]) -> String {
+    let now = scene.pool.snapshot();
+    assert_eq!((now.available(), now.queued), (now.total, 0), "at rest");
+    let mut said: Vec<_> = results.iter().filter(|said| !said.is_empty()).copied().collect();
+    said.sort_unstable();
+    said.join(", ")
+}
+
+fn takes_and_returns() -> Check {
+    pool("pool_takes_and_returns", "two who never wait share the word and the free list", Bound::Preemptions(3), 2, 0)
+        .role("one", |scene: &Scene| {
+            drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
+            drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
+            "served"
+        })
+        .role("two", |scene| {
+            drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
+            drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
+            "served"
+        })
+        .expect(whole, &["served, served"])
+}
+
+fn release_against_waiter() -> Check {
+    pool("pool_release_against_waiter", "a release is not lost on a waiter that is about to sleep", Bound::Full, 1, 1)
+        .role("releaser", Scene::drop_one)
+        .role("waiter", |scene| scene.wait(1))
+        .expect(whole, &["granted"])
+}
+
+fn two_releases_for_one() -> Check {
+    pool(
+        "pool_two_releases_for_one",
+        "small releases add up to a large grant, whoever finishes it",
+        Bound::Preemptions(2),
+        2,
+        2,
+    )
+    .role("one", Scene::drop_one)
+    .role("two", Scene::drop_one)
+    .role("waiter", |scene| scene.wait(2))
+    .expect(whole, &["granted"])
+}
+
+fn timeout_against_grant() -> Check {
+    pool("pool_timeout_against_grant", "a wait ends once, and nothing of it is lost", Bound::Preemptions(3), 1, 1)
+        .role("releaser", Scene::drop_one)
+        .role("waiter", |scene| scene.wait(1))
+        .role("time", |_| {
+            let_time_run_out();
+            ""
+        })
+        .expect(whole, &["granted", "timed out"])
+}
+
+fn close_against_grant() -> Check {
+    pool(
+        "pool_close_against_grant",
+        "close wakes whoever waits; what was granted stays so",
+        Bound::Preemptions(3),
+        1,
+        1,
+    )
+    .role("releaser", Scene::drop_one)
+    .role("waiter", |scene| scene.wait(1))
+    .role("end", |scene| {
+        scene.pool.close();
+        ""
+    })
+    .expect(whole, &["closed", "granted"])
+}
+
+fn cancelled_head() -> Check {
+    pool(
+        "pool_cancelled_head",
+        "who gives up at the front does not hide the one behind, whom there is memory for",
+        Bound::Preemptions(2),
+        2,
+        1,
+    )
+    .role("gives up", |scene: &Scene| match scene.pool.allocate(2, Duration::from_nanos(1)) {
+        Ok(lease) => {
+            drop(lease);
+            "large"
+        }
+        Err(_) => "gave up",
+    })
+    .role("stays", |scene| scene.wait(1))
+    .role("time", |_| {
+        let_time_run_out();
+        ""
+    })
+    .expect(
+        |scene, results| {
+            scene.drop_one();
+            whole(scene, results)
+        },
+        &["gave up, granted", "gave up, timed out"],
+    )
+}
+
+fn two_releasers_two_waiters() -> Check {
+    pool(
+        "pool_two_releasers_two_waiters",
+        "each release serves one of two, none is forgotten",
+        Bound::Preemptions(1),
+        2,
+        2,
+    )
+    .role("releaser one", Scene::drop_one)
+    .role("releaser two", Scene::drop_one)
+    .role("waiter one", |scene| scene.wait(1))
+    .role("waiter two", |scene| scene.wait(1))
+    .expect(whole, &["granted, granted"])
+}
+
+fn handle_against_last_lease() -> Check {
+    struct Ends {
+        pool: Mutex<Option<AtomicPool>>,
+        lease: Mutex<Option<Lease<AtomicPoolCore>>>,
+    }
+    let shared = || {
+        let pool = AtomicPool::new(1, 1, ManualClock::at(0));
+        let lease = pool.allocate(1, Duration::ZERO).expect("there is enough");
+        Ends { pool: Mutex::new(Some(pool)), lease: Mutex::new(Some(lease)) }
+    };
+    model(
+        "pool_handle_against_last_lease",
+        "the core goes with the last of handle and leases, once",
+        Bound::Full,
+        shared,
+    )
+    .keeps_retired()
+    .role("handle", |ends: &Ends| drop(ends.pool.lock().unwrap().take()))
+    .role("lease", |ends| drop(ends.lease.lock().unwrap().take()))
+    .expect(|_, _| "gone".into(), &["gone"])
+}
