@@ -21,7 +21,7 @@ pub(crate) fn models() -> Vec<Check> {
         timeout_against_grant(),
         close_against_grant(),
         cancelled_head(),
-        two_releasers_two_waiters(),
+        two_releases_two_waiters(),
         handle_against_last_lease(),
     ]
 }
@@ -37,6 +37,14 @@ impl Scene {
         let lease = self.held.lock().unwrap().pop();
         drop(lease.expect("one for each who drops"));
         ""
+    }
+
+    /// Waits, and keeps what it gets until the end.
+    fn wait_and_keep(&self, size: usize) -> &'static str {
+        let lease = self.pool.allocate(size, LONG);
+        let granted = lease.is_ok();
+        self.held.lock().unwrap().extend(lease);
+        if granted { "granted" } else { "refused" }
     }
 
     fn wait(&self, size: usize) -> &'static str {
@@ -74,32 +82,43 @@ fn whole(scene: &Scene, results: &[&'static str]) -> String {
 }
 
 fn takes_and_returns() -> Check {
-    pool("pool_takes_and_returns", "two who never wait share the word and the free list", Bound::Preemptions(3), 2, 0)
-        .role("one", |scene: &Scene| {
-            drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
-            drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
-            "served"
-        })
-        .role("two", |scene| {
-            drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
-            drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
-            "served"
-        })
-        .expect(whole, &["served, served"])
+    pool(
+        "pool_takes_and_returns",
+        "who never waits shares the word and the free list with others",
+        Bound::Preemptions(2),
+        2,
+        0,
+    )
+    .role("one", |scene: &Scene| {
+        drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
+        "served"
+    })
+    .role("two", |scene| {
+        drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
+        drop(scene.pool.allocate(1, Duration::ZERO).expect("enough for two"));
+        "served"
+    })
+    .expect(whole, &["served, served"])
 }
 
 fn release_against_waiter() -> Check {
-    pool("pool_release_against_waiter", "a release is not lost on a waiter that is about to sleep", Bound::Full, 1, 1)
-        .role("releaser", Scene::drop_one)
-        .role("waiter", |scene| scene.wait(1))
-        .expect(whole, &["granted"])
+    pool(
+        "pool_release_against_waiter",
+        "a release is not lost on a waiter that is about to sleep",
+        Bound::Preemptions(3),
+        1,
+        1,
+    )
+    .role("releaser", Scene::drop_one)
+    .role("waiter", |scene| scene.wait(1))
+    .expect(whole, &["granted"])
 }
 
 fn two_releases_for_one() -> Check {
     pool(
         "pool_two_releases_for_one",
         "small releases add up to a large grant, whoever finishes it",
-        Bound::Preemptions(2),
+        Bound::Preemptions(1),
         2,
         2,
     )
@@ -110,7 +129,7 @@ fn two_releases_for_one() -> Check {
 }
 
 fn timeout_against_grant() -> Check {
-    pool("pool_timeout_against_grant", "a wait ends once, and nothing of it is lost", Bound::Preemptions(3), 1, 1)
+    pool("pool_timeout_against_grant", "a wait ends once, and nothing of it is lost", Bound::Preemptions(2), 1, 1)
         .role("releaser", Scene::drop_one)
         .role("waiter", |scene| scene.wait(1))
         .role("time", |_| {
@@ -128,11 +147,10 @@ fn close_against_grant() -> Check {
         1,
         1,
     )
-    .role("releaser", Scene::drop_one)
-    .role("waiter", |scene| scene.wait(1))
+    .role("waiter", |scene: &Scene| scene.wait(1))
     .role("end", |scene| {
         scene.pool.close();
-        ""
+        scene.drop_one()
     })
     .expect(whole, &["closed", "granted"])
 }
@@ -141,7 +159,7 @@ fn cancelled_head() -> Check {
     pool(
         "pool_cancelled_head",
         "who gives up at the front does not hide the one behind, whom there is memory for",
-        Bound::Preemptions(2),
+        Bound::Preemptions(1),
         2,
         1,
     )
@@ -166,19 +184,28 @@ fn cancelled_head() -> Check {
     )
 }
 
-fn two_releasers_two_waiters() -> Check {
+fn two_releases_two_waiters() -> Check {
     pool(
-        "pool_two_releasers_two_waiters",
+        "pool_two_releases_two_waiters",
         "each release serves one of two, none is forgotten",
-        Bound::Preemptions(1),
+        Bound::Preemptions(0),
         2,
         2,
     )
-    .role("releaser one", Scene::drop_one)
-    .role("releaser two", Scene::drop_one)
-    .role("waiter one", |scene| scene.wait(1))
-    .role("waiter two", |scene| scene.wait(1))
-    .expect(whole, &["granted, granted"])
+    .role("releaser", |scene: &Scene| {
+        let leases: Vec<_> = scene.held.lock().unwrap().drain(..).collect();
+        drop(leases);
+        ""
+    })
+    .role("waiter one", |scene| scene.wait_and_keep(1))
+    .role("waiter two", |scene| scene.wait_and_keep(1))
+    .expect(
+        |scene, results| {
+            scene.held.lock().unwrap().clear();
+            whole(scene, results)
+        },
+        &["granted, granted"],
+    )
 }
 
 fn handle_against_last_lease() -> Check {
