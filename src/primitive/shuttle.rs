@@ -76,6 +76,9 @@ pub(super) fn coin() -> bool {
 
 /// Lets the scheduler choose: for crossbeam-epoch's atomics, which shuttle does not know.
 pub(super) fn scheduling_point() {
-    static POINT: shuttle::sync::atomic::AtomicBool = shuttle::sync::atomic::AtomicBool::new(false);
-    POINT.load(std::sync::atomic::Ordering::SeqCst);
+    // One for each model: models run side by side on threads of the harness, and shuttle's atomics are for the coroutines of one thread.
+    std::thread_local! {
+        static POINT: shuttle::sync::atomic::AtomicBool = const { shuttle::sync::atomic::AtomicBool::new(false) };
+    }
+    POINT.with(|point| point.load(std::sync::atomic::Ordering::SeqCst));
 }
