@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Lease, PoolError};
-use unlatched::primitive::clock::ManualClock;
+use unlatched::primitive::Arc;
+use unlatched::primitive::clock::{Clock, Instant, ManualClock};
 use unlatched::primitive::model::let_time_run_out;
 
 use crate::runner::{Bound, Check, Model, model};
@@ -208,13 +209,27 @@ fn two_releases_two_waiters() -> Check {
     )
 }
 
+/// A clock that the checker misses if the pool that owns it is never freed, and finds dead if it is freed twice.
+#[derive(Debug)]
+struct Tracked(#[allow(dead_code, reason = "held, not read")] Arc<()>);
+
+impl Clock for Tracked {
+    fn now(&self) -> Instant {
+        Instant::ZERO
+    }
+
+    fn unix_millis(&self) -> i64 {
+        0
+    }
+}
+
 fn handle_against_last_lease() -> Check {
     struct Ends {
         pool: Mutex<Option<AtomicPool>>,
         lease: Mutex<Option<Lease<AtomicPoolCore>>>,
     }
     let shared = || {
-        let pool = AtomicPool::new(1, 1, ManualClock::at(0));
+        let pool = AtomicPool::new(1, 1, std::sync::Arc::new(Tracked(Arc::new(()))));
         let lease = pool.allocate(1, Duration::ZERO).expect("there is enough");
         Ends { pool: Mutex::new(Some(pool)), lease: Mutex::new(Some(lease)) }
     };

@@ -321,7 +321,7 @@ unsafe fn retire(core: NonNull<AtomicPoolCore>) {
 unsafe impl Release for AtomicPoolCore {
     fn release(&self, buffer: Buffer, charged: usize) -> Released {
         let this = NonNull::from(self);
-        // Relaxed would do: a handle that is about to go only makes pooling useless.
+        // After the handle is gone nobody can ask again: memory need not be kept. One that goes meanwhile only makes the pooling useless.
         let kept = if charged == self.poolable && buffer.capacity() == charged && !self.load().gone() {
             self.free.push(buffer)
         } else {

@@ -80,5 +80,6 @@ pub(super) fn scheduling_point() {
     std::thread_local! {
         static POINT: shuttle::sync::atomic::AtomicBool = const { shuttle::sync::atomic::AtomicBool::new(false) };
     }
+    // SeqCst: shuttle knows no other; the value is never looked at.
     POINT.with(|point| point.load(std::sync::atomic::Ordering::SeqCst));
 }

@@ -146,6 +146,7 @@ pub struct SimParker {
 
 impl SimParker {
     fn take(&self) -> bool {
+        // Relaxed: tasks share one thread.
         self.token.swap(false, Relaxed)
     }
 
