@@ -34,7 +34,7 @@ pub struct CoreInfo {
 /// Every core that has a name, in the order in which `compare` shows them. The first one that exists is the default of
 /// `produce`.
 pub const CORES: &[CoreInfo] = &[
-    CoreInfo { core: Core::Lockfree, name: "lockfree", about: "no locks on the way of a record", exists: false },
+    CoreInfo { core: Core::Lockfree, name: "lockfree", about: "no locks on the way of a record", exists: true },
     CoreInfo { core: Core::Mutex, name: "mutex", about: "Kafka's own algorithm, std's mutex", exists: true },
     CoreInfo {
         core: Core::MutexParkingLot,
