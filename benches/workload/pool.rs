@@ -12,7 +12,12 @@ use super::{Row, on_threads};
 
 /// `ample`: 32 MiB, so that nobody ever waits; each thread takes a buffer and gives it back.
 pub fn ample() -> Vec<Row> {
-    vec![ample_row::<AtomicPool>("lockfree"), ample_row::<StdPool>("mutex"), ample_row::<ParkingLotPool>("mutex-parking-lot"), ample_bare()]
+    vec![
+        ample_row::<AtomicPool>("lockfree"),
+        ample_row::<StdPool>("mutex"),
+        ample_row::<ParkingLotPool>("mutex-parking-lot"),
+        ample_bare(),
+    ]
 }
 
 fn ample_row<P: BufferPool>(name: &'static str) -> Row {

@@ -90,12 +90,7 @@ impl LockFreeAccumulator {
 
     /// Appends to the batch in the tail, if there is one with room (ACC-02). Takes the callback out of `reply` if there was.
     #[inline]
-    fn append_to_tail(
-        &self,
-        lane: &Lane,
-        record: &Record<'_>,
-        reply: &mut Reply,
-    ) -> Option<Appended> {
+    fn append_to_tail(&self, lane: &Lane, record: &Record<'_>, reply: &mut Reply) -> Option<Appended> {
         let guard = epoch::pin();
         let (Tail::Batch(batch), _) = lane.tail(&guard) else { return None };
         let node = NonNull::from(batch);
@@ -324,7 +319,8 @@ impl Accumulator for LockFreeAccumulator {
         refuse_in_callback()?;
         let unfinished: Vec<Watch> = {
             let guard = epoch::pin();
-            let open = self.books.walk(&guard).filter(|node| books::is_open(node, &guard) && !node.extra.watch.is_done());
+            let open =
+                self.books.walk(&guard).filter(|node| books::is_open(node, &guard) && !node.extra.watch.is_done());
             open.map(|node| node.extra.watch.clone()).collect()
         };
         await_all::<ThreadParker>(&unfinished, timeout, &*self.clock)
@@ -383,6 +379,9 @@ impl Drop for LockFreeAccumulator {
 
 impl fmt::Debug for LockFreeAccumulator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("lockfree").field("pool", &self.pool).field("partitions", &self.map.len()).finish_non_exhaustive()
+        f.debug_struct("lockfree")
+            .field("pool", &self.pool)
+            .field("partitions", &self.map.len())
+            .finish_non_exhaustive()
     }
 }

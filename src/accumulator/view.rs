@@ -217,7 +217,9 @@ impl LockFreeView {
             // SAFETY: `known`.
             let node = unsafe { known(*front) };
             let entry = &node.extra;
-            if !queue.lane.has_taken(entry.after()) || !(entry.is_marked(mark::PUBLISHED) || entry.is_marked(mark::GONE)) {
+            if !queue.lane.has_taken(entry.after())
+                || !(entry.is_marked(mark::PUBLISHED) || entry.is_marked(mark::GONE))
+            {
                 return;
             }
             queue.line.pop_front();
@@ -273,8 +275,7 @@ impl LockFreeView {
         }
         let seen = self.seen;
         let guard = epoch::pin();
-        let is_over =
-            |node: &Node| node.extra.is_marked(mark::OVER) && seen != Some(NonNull::from(node));
+        let is_over = |node: &Node| node.extra.is_marked(mark::OVER) && seen != Some(NonNull::from(node));
         // SAFETY: BOOKS-A: we are the sender. BOOKS-B: taken (and so detached) and struck out; we know it no more, since it left `unfinished` and its line.
         self.over -= unsafe { self.accumulator.books.sweep(&guard, is_over) };
     }
@@ -324,7 +325,12 @@ impl LockFreeView {
     }
 
     /// Bytes of what could be drained of a partition next, if there is anything.
-    fn head_size(&mut self, topic_partition: &TopicPartition, leader_epoch: Option<i32>, now: Instant) -> Option<usize> {
+    fn head_size(
+        &mut self,
+        topic_partition: &TopicPartition,
+        leader_epoch: Option<i32>,
+        now: Instant,
+    ) -> Option<usize> {
         let queue = self.queues.get_mut(topic_partition)?;
         if let Some(head) = queue.ready.front_mut() {
             head.see_leader_epoch(leader_epoch);

@@ -314,7 +314,10 @@ impl<X> AtomicBatch<X> {
 
 impl<X> fmt::Debug for AtomicBatch<X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtomicBatch").field("word", &self.load()).field("created", &self.created).finish_non_exhaustive()
+        f.debug_struct("AtomicBatch")
+            .field("word", &self.load())
+            .field("created", &self.created)
+            .finish_non_exhaustive()
     }
 }
 

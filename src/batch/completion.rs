@@ -391,7 +391,8 @@ impl Completer {
         error: SendError,
         callbacks: impl IntoIterator<Item = (u32, i64, Callback)>,
     ) {
-        let callbacks = callbacks.into_iter().map(|(index, timestamp, callback)| Registered { index, timestamp, callback });
+        let callbacks =
+            callbacks.into_iter().map(|(index, timestamp, callback)| Registered { index, timestamp, callback });
         // SAFETY: COMP-3, by the caller's promise.
         self.shared().callbacks.with_mut(|cell| unsafe { (*cell).extend(callbacks) });
         self.open_no_more();

@@ -77,7 +77,10 @@ mod tests {
     #[test]
     fn fields_do_not_touch_each_other_at_their_limits() {
         let word = Word::new(MAX_COUNT - 1, i32::MAX as usize - 7).reserve(7);
-        assert_eq!((word.sealed(), word.writers(), word.count(), word.length()), (false, 1, MAX_COUNT, i32::MAX as usize));
+        assert_eq!(
+            (word.sealed(), word.writers(), word.count(), word.length()),
+            (false, 1, MAX_COUNT, i32::MAX as usize)
+        );
         let busy = Word(word.0 + WRITER * u64::from(MAX_WRITERS - 1)).seal();
         assert_eq!((busy.sealed(), busy.writers(), busy.count()), (true, MAX_WRITERS, MAX_COUNT));
         assert_eq!(Word(busy.0 - WRITER * u64::from(MAX_WRITERS)), Word::new(MAX_COUNT, i32::MAX as usize).seal());

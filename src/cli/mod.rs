@@ -119,4 +119,3 @@ macro_rules! with_core {
     };
 }
 use with_core;
-

@@ -186,13 +186,7 @@ impl AtomicPoolCore {
     }
 
     /// Waits in line. The caller has counted itself.
-    fn wait(
-        &self,
-        size: usize,
-        granules: u64,
-        max_block: Duration,
-        waiting: impl FnOnce(),
-    ) -> Result<(), PoolError> {
+    fn wait(&self, size: usize, granules: u64, max_block: Duration, waiting: impl FnOnce()) -> Result<(), PoolError> {
         let waiter = Waiter::new(granules);
         self.line.join(waiter.clone(), &epoch::pin());
         // Relaxed: a figure. From here on it stands in line, and nobody who comes later is served before it (L4).
