@@ -2,6 +2,10 @@
 
 use crate::runner::Check;
 
+#[path = "accumulator.rs"]
+mod accumulator;
+#[path = "batch.rs"]
+mod batch;
 #[path = "completion.rs"]
 mod completion;
 #[path = "epoch.rs"]
@@ -27,6 +31,8 @@ pub(crate) fn models() -> Vec<Check> {
         completion::models(),
         map::models(),
         pool::models(),
+        batch::models(),
+        accumulator::models(),
     ]
     .into_iter()
     .flatten()

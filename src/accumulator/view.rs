@@ -40,7 +40,7 @@ use crate::primitive::epoch;
 use crate::primitive::random::Random;
 
 /// Batches that are over and may stay linked, beside as many as are not.
-const FEW: usize = 32;
+const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
 
 /// Without a random seed, so that a run can be replayed.
 type Table<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
