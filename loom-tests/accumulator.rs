@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, LaneHandle, LockFreeAccumulator, LockFreeView, SenderView};
+use unlatched::accumulator::{
+    Accumulator, AccumulatorConfig, LaneHandle, LockFreeAccumulator, LockFreeView, SenderView,
+};
 use unlatched::batch::{RecordFuture, Reply, SealedBatch};
 use unlatched::broker::{Cluster, NodeId};
 use unlatched::error::{SendError, TopicPartition};
@@ -141,7 +143,8 @@ impl Scene {
 fn names_in(batch: &SealedBatch) -> String {
     let (parsed, _) = RecordBatch::parse(batch.as_bytes()).expect("a whole batch with a good checksum");
     let name = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('.').to_owned();
-    let names: Vec<_> = parsed.records().map(|record| name(record.expect("a good record").value.expect("a value"))).collect();
+    let names: Vec<_> =
+        parsed.records().map(|record| name(record.expect("a good record").value.expect("a value"))).collect();
     names.join(" ")
 }
 
@@ -155,19 +158,24 @@ fn lanes(
 }
 
 fn double_open() -> Check {
-    lanes("lane_double_open", "of two who open, one wins; the other's memory goes back, its record does not get lost", Bound::Preemptions(2), Scene::new)
-        .role("a", |scene: &Arc<Scene>| scene.append("a").into())
-        .role("b", |scene| scene.append("b").into())
-        .expect(
-            |scene, results| {
-                assert_eq!(results, ["in", "in"]);
-                assert_eq!(scene.accumulator.pool().leased, 95, "one batch");
-                let log = scene.rest();
-                scene.whole();
-                log
-            },
-            &["a b|", "b a|"],
-        )
+    lanes(
+        "lane_double_open",
+        "of two who open, one wins; the other's memory goes back, its record does not get lost",
+        Bound::Preemptions(2),
+        Scene::new,
+    )
+    .role("a", |scene: &Arc<Scene>| scene.append("a").into())
+    .role("b", |scene| scene.append("b").into())
+    .expect(
+        |scene, results| {
+            assert_eq!(results, ["in", "in"]);
+            assert_eq!(scene.accumulator.pool().leased, 95, "one batch");
+            let log = scene.rest();
+            scene.whole();
+            log
+        },
+        &["a b|", "b a|"],
+    )
 }
 
 /// A close, and whether a look begun after it finds anything.
@@ -191,10 +199,7 @@ fn append_against_close() -> Check {
     )
     .role("appender", |scene: &Arc<Scene>| format!("{} {}", scene.append("a"), scene.append("b")))
     .role("closer", close_and_look)
-    .expect(
-        accepted_is_seen,
-        &["in in, seen: a b|", "in refused, seen: a|", "refused refused, nothing: "],
-    )
+    .expect(accepted_is_seen, &["in in, seen: a b|", "in refused, seen: a|", "refused refused, nothing: "])
 }
 
 fn new_partition_against_close() -> Check {
@@ -212,12 +217,13 @@ fn new_partition_against_close() -> Check {
     .expect(accepted_is_seen, &["in, seen: a|", "refused, nothing: "])
 }
 
-/// Drains until one batch has come, and completes it.
-fn drain_one(scene: &Arc<Scene>) -> String {
+/// Drains until two records have come, and completes them.
+fn drain_two(scene: &Arc<Scene>) -> String {
+    let mut log = String::new();
     loop {
-        let batches = scene.drain();
-        if !batches.is_empty() {
-            return scene.complete(batches);
+        log += &scene.complete(scene.drain());
+        if log.contains('a') && log.contains('b') {
+            return log;
         }
         thread::yield_now();
     }
@@ -235,12 +241,11 @@ fn flush_against_append() -> Check {
         format!("{:?}", scene.accumulator.await_flush(None).is_ok())
     })
     .role("appender", |scene| scene.append("b").into())
-    .role("sender", drain_one)
+    .role("sender", drain_two)
     .expect(
         |scene, results| {
-            let rest = scene.rest();
             scene.whole();
-            format!("{} {} {}{rest}", results[0], results[1], results[2])
+            results.join(" ")
         },
         &["true in a b|", "true in a|b|"],
     )
@@ -296,24 +301,21 @@ fn drain_against_append() -> Check {
 fn order_over_two_batches() -> Check {
     lanes(
         "lane_order_over_two_batches",
-        "a batch that is finished before an earlier one waits for that one: records of one thread stay in order (L6)",
+        "a batch that is finished before an earlier one waits for that one (L6), and the sender for nobody",
         Bound::Preemptions(2),
-        Scene::new,
+        || Scene::with(&["a"]),
     )
+    // Takes the last place beside a, or opens the next batch.
     .role("slow", |scene: &Arc<Scene>| scene.append("z").into())
-    .role("appender", |scene| {
-        assert_eq!((scene.append("a"), scene.append("b")), ("in", "in"));
-        String::new()
-    })
+    .role("appender", |scene| scene.append("b").into())
     .role("sender", |scene| scene.complete(scene.drain()))
     .expect(
         |scene, results| {
             let log = format!("{}{}", results[2], scene.rest());
-            assert!(log.find('a') < log.find('b'), "{log}");
             scene.whole();
             log
         },
-        &["a b|z|", "a z|b|", "a|b z|", "a|b|z|", "a|z b|", "z a|b|", "z|a b|"],
+        &["a b|z|", "a z|b|", "a|b z|", "a|z b|"],
     )
 }
 
@@ -366,7 +368,8 @@ fn expiry_against_append() -> Check {
         |scene, results| {
             let future = scene.kept.lock().unwrap().pop().expect("it was accepted");
             let ended = future.is_done();
-            let log = scene.rest();
+            // Of a batch that was ended early, the content comes now.
+            let log = scene.complete(scene.drain()) + &scene.rest();
             assert!(future.is_done(), "it ends in the end");
             scene.whole();
             format!("{} {}, {}: {log}", results[0], results[1], if ended { "ended" } else { "goes on" })
@@ -391,7 +394,7 @@ fn walk_against_sweep() -> Check {
     lanes(
         "lane_walk_against_sweep",
         "whoever walks the books sees what is unfinished, whatever is entered and struck out meanwhile",
-        Bound::Preemptions(2),
+        Bound::Preemptions(1),
         with_two_over,
     )
     .role("walker", look)
@@ -420,8 +423,8 @@ fn sweep_under_the_collector() -> Check {
         Bound::Preemptions(1),
         with_two_over,
     )
-    .role("walker", look)
-    .role("sender", |scene: &Arc<Scene>| {
+    .role("walker", |scene: &Arc<Scene>| scene.accumulator.has_incomplete().to_string())
+    .role("sender", |scene| {
         scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));
         String::new()
     })
@@ -430,6 +433,6 @@ fn sweep_under_the_collector() -> Check {
             let log = scene.rest();
             format!("{}: {log}", results[0])
         },
-        &["true true: e|"],
+        &["true: e|"],
     )
 }
