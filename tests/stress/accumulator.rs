@@ -465,15 +465,17 @@ where
         End::SenderGone => {}
     }
     let Sender { view, held, requests, back, accumulator: of_sender, clock: clock_of_sender, .. } = sender;
-    drop((view, of_sender, clock_of_sender));
-    // Every record has ended by now, wherever its batch is, and no other is accepted.
-    assert!(accumulator.is_closed() && !accumulator.has_undrained() && !accumulator.has_incomplete(), "{end:?}");
-    accumulator.begin_flush();
-    accumulator.await_flush(Some(PATIENCE)).expect("there is nothing to wait for");
+    // A view that has not ended anything does so when it goes; one that has is kept, so that nothing else can end what an append leaves behind.
+    let view = (!matches!(end, End::SenderGone)).then_some(view);
     let accounts: Vec<_> = appenders.into_iter().map(Worker::result).collect();
-    assert!(!accumulator.has_undrained() && !accumulator.has_incomplete(), "{end:?}: an append came after the end");
+    assert!(accumulator.is_closed() && !accumulator.has_undrained(), "{end:?}: an append came after the end");
     drop((held, requests));
     transport.result();
+    // Now also those have ended that the transport was just answering.
+    assert!(!accumulator.has_incomplete(), "{end:?}");
+    accumulator.begin_flush();
+    accumulator.await_flush(Some(PATIENCE)).expect("there is nothing to wait for");
+    drop((view, of_sender, clock_of_sender));
     drop(back);
     let now = accumulator.pool();
     assert!(now.is_conserved(), "{now:?}");
