@@ -88,18 +88,19 @@ pub struct AtomicPoolCore {
     exhausted: AtomicU64,
 }
 
-/// A waiter's place in the line. Its drop, which only a panic brings, gives up what the wait has come to.
+/// A waiter's place in the line. Should a panic end the wait, its drop gives up what that has come to.
 struct Turn<'a> {
     core: &'a AtomicPoolCore,
     waiter: std::sync::Arc<Waiter>,
+    over: bool,
 }
 
 impl Turn<'_> {
     /// Ends a wait that is granted: finishes the turn, if nobody has.
-    fn take(self) {
+    fn take(&mut self) {
         // When `help` returns the turn is over: the first in line would be this waiter, granted, and it does not leave that undone.
         self.core.help();
-        std::mem::forget(self);
+        self.over = true;
     }
 
     /// Ends a wait that is not wanted any more; `false` if it was granted before.
@@ -120,7 +121,7 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if !self.cancel() {
+        if !self.over && !self.cancel() {
             self.core.help();
             self.core.credit(self.waiter.need);
         }
@@ -194,7 +195,7 @@ impl AtomicPoolCore {
         step("pool.joined");
         // AcqRel: see the first race at the module's head. An exchange that changes nothing, for its place in the word's order.
         self.word.fetch_add(0, AcqRel);
-        let turn = Turn { core: self, waiter };
+        let mut turn = Turn { core: self, waiter, over: false };
         self.help();
         if turn.waiter.progress() == Progress::Waiting {
             waiting();
@@ -212,7 +213,7 @@ impl AtomicPoolCore {
                     // The last look (GAP-06): it was granted meanwhile.
                     continue;
                 }
-                std::mem::forget(turn);
+                turn.over = true;
                 return Err(if closed { PoolError::Closed } else { self.exhausted(size, self.load(), max_block) });
             }
             step("pool.wait");
