@@ -423,6 +423,7 @@ fn sweep_under_the_collector() -> Check {
         Bound::Preemptions(1),
         with_two_over,
     )
+    .weak_memory()
     .role("walker", |scene: &Arc<Scene>| scene.accumulator.has_incomplete().to_string())
     .role("sender", |scene| {
         scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use unlatched::accumulator::LockFreeAccumulator;
 use unlatched::mutex::{StdAccumulator, StdPool};
 use unlatched::pool::AtomicPool;
 use unlatched::primitive::atomic::AtomicU32;
@@ -38,6 +39,7 @@ pub(crate) fn models() -> Vec<Check> {
         vec![a_lost_update_is_found()],
         pool::crowds::<AtomicPool>("lockfree"),
         pool::crowds::<StdPool>("mutex"),
+        accumulator::crowds::<LockFreeAccumulator>("lockfree"),
         accumulator::crowds::<StdAccumulator>("mutex"),
     ]
     .into_iter()

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Backoff, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Backoff, LockFreeAccumulator, SenderView};
 use unlatched::batch::{RecordFuture, RecordResult, Reply, SealedBatch, Watch};
 use unlatched::broker::{Cluster, ErrorCode, NodeId};
 use unlatched::error::{AppendError, SendError, TopicPartition};
@@ -25,6 +25,7 @@ use crate::{assert_let_go, micros, on_each, rounds, witness};
 
 on_each![
     [every_accepted_record_ends_once_as_it_says],
+    lockfree: LockFreeAccumulator,
     mutex: StdAccumulator,
     mutex_parking_lot: ParkingLotAccumulator,
 ];
