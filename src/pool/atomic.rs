@@ -91,7 +91,8 @@ pub struct AtomicPoolCore {
 /// A waiter's place in the line. Its drop, which only a panic brings, gives up what the wait has come to.
 struct Turn<'a> {
     core: &'a AtomicPoolCore,
-    waiter: std::sync::Arc<Waiter>,
+    /// Borrowed, so that forgetting the turn forgets no count.
+    waiter: &'a Waiter,
 }
 
 impl Turn<'_> {
@@ -177,7 +178,7 @@ impl AtomicPoolCore {
         step("pool.joined");
         // AcqRel: see the first race at the module's head. An exchange that changes nothing, for its place in the word's order.
         self.word.fetch_add(0, AcqRel);
-        let turn = Turn { core: self, waiter };
+        let turn = Turn { core: self, waiter: &waiter };
         self.help();
         let mut left = max_block;
         loop {
