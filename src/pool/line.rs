@@ -54,7 +54,7 @@ impl Waiter {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        // Acquire pairs with the Release half of the CASes below: a grant seen, what the granter saw before it is seen. An older state is as good: whoever acts on
+        // Acquire pairs with the Release CASes below: a grant seen, what the granter saw before it is seen. An older state is as good: whoever acts on
         // it does so by a CAS.
         match self.state.load(Acquire) {
             WAITING => Progress::Waiting,
