@@ -57,7 +57,7 @@ use super::free_list::FreeList;
 use super::line::{Line, Progress, Waiter};
 use super::word::{CLOSED, GONE, Granularity, MAX_WAITERS, Ticket, Word};
 use super::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released};
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::Ordering::{self, AcqRel, Acquire, Relaxed};
 use crate::primitive::atomic::{AtomicU64, AtomicUsize};
 use crate::primitive::clock::SharedClock;
 use crate::primitive::epoch;
@@ -138,8 +138,8 @@ impl AtomicPoolCore {
     fn exchange(&self, from: Word, to: Word, at: &'static str) -> Result<(), Word> {
         step(at);
         // AcqRel: every exchange reads from the one before it and is read by the one after it, so what was done before one is seen after a later one: pushed buffers,
-        // linked waiters. Acquire on failure: the value found is acted on.
-        self.word.compare_exchange(from.0, to.0, AcqRel, Acquire).map(drop).map_err(Word)
+        // linked waiters. Relaxed on failure: on the value found nothing but another exchange is built.
+        self.word.compare_exchange(from.0, to.0, AcqRel, Relaxed).map(drop).map_err(Word)
     }
 
     /// Books `size` bytes, waiting at most `max_block`.
@@ -193,8 +193,8 @@ impl AtomicPoolCore {
         // Relaxed: a figure. From here on it stands in line, and nobody who comes later is served before it (L4).
         self.absent.fetch_sub(1, Relaxed);
         step("pool.joined");
-        // AcqRel: see the first race at the module's head. An exchange that changes nothing, for its place in the word's order.
-        self.word.fetch_add(0, AcqRel);
+        // Release: see the first race at the module's head; the look that follows acquires. An exchange that changes nothing, for its place in the word's order.
+        self.word.fetch_add(0, Ordering::Release);
         let mut turn = Turn { core: self, waiter, over: false };
         self.help();
         if turn.waiter.progress() == Progress::Waiting {
@@ -448,8 +448,8 @@ impl BufferPool for AtomicPool {
     fn close(&self) {
         let core = self.core();
         step("pool.close");
-        // AcqRel: who was linked before is seen below and woken; who links later makes its exchange after ours, and sees CLOSED.
-        core.word.fetch_or(CLOSED, AcqRel);
+        // Acquire: who was linked before is seen below and woken; who links later makes its exchange after ours, and sees CLOSED. Nothing is published but the flag.
+        core.word.fetch_or(CLOSED, Acquire);
         let waiters = core.line.all(&epoch::pin());
         waiters.iter().for_each(|waiter| waiter.parker.unpark());
     }
