@@ -24,7 +24,9 @@ pub(crate) fn models() -> Vec<Check> {
         flush_sees_what_was_appended_before(),
         drain_against_append(),
         order_over_two_batches(),
+        opener_is_not_waited_for(),
         forced_close_against_append(),
+        forced_close_against_opener(),
         expiry_against_append(),
         walk_against_sweep(),
         sweep_under_the_collector(),
@@ -321,6 +323,31 @@ fn order_over_two_batches() -> Check {
     )
 }
 
+fn opener_is_not_waited_for() -> Check {
+    lanes(
+        "lane_opener_is_not_waited_for",
+        "who has opened a batch and does no more delays nobody: what others put into it and behind it is drained",
+        Bound::Preemptions(1),
+        Scene::new,
+    )
+    .role("opener", |scene: &Arc<Scene>| scene.append("a").into())
+    .role("appender", |scene| {
+        // With a in it, the batch is full with b, and c opens the next.
+        assert_eq!((scene.append("b"), scene.append("c")), ("in", "in"));
+        scene.complete(scene.drain())
+    })
+    .expect(
+        |scene, results| {
+            let log = format!("{}{}", results[1], scene.rest());
+            // Unless a was being copied into b's batch then.
+            assert!(results[1].contains('b') || log.starts_with("b a"), "drained at once {}, in all {log}", results[1]);
+            scene.whole();
+            log
+        },
+        &["a b|c|", "b a|c|", "b c|a|"],
+    )
+}
+
 fn forced_close_against_append() -> Check {
     lanes(
         "lane_forced_close_against_append",
@@ -345,6 +372,28 @@ fn forced_close_against_append() -> Check {
             format!("{}, {}", results[0], results[1])
         },
         &["in, 1 called", "refused, 0 called"],
+    )
+}
+
+fn forced_close_against_opener() -> Check {
+    lanes(
+        "lane_forced_close_against_opener",
+        "a forced close sleeps until no append has memory in hand without a batch, and is woken (GAP-19)",
+        Bound::Preemptions(2),
+        Scene::new,
+    )
+    .role("appender", |scene: &Arc<Scene>| scene.append("a").into())
+    .role("sender", |scene| {
+        scene.accumulator.close();
+        scene.view(|view| view.abort_incomplete(&SendError::Aborted { reason: "on purpose" }));
+        String::new()
+    })
+    .expect(
+        |scene, results| {
+            scene.whole();
+            results[0].clone()
+        },
+        &["in", "refused"],
     )
 }
 
