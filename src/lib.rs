@@ -32,7 +32,7 @@
 //!
 //! [`accumulator::Accumulator`] and [`accumulator::SenderView`], [`pool::BufferPool`], [`partition_map::PartitionMap`] and [`batch::OpenBatch`] say what each part
 //! must do. [`mutex`] is the twin: Kafka's own algorithm on mutexes, complete and without handicap, the oracle and the opponent. The lock-free
-//! core comes behind the same traits; tests, benches and the command line are written once and run on every core.
+//! core, [`accumulator::LockFreeAccumulator`], stands behind the same traits; tests, benches and the command line are written once and run on every core.
 //!
 //! # A producer
 //!
@@ -40,13 +40,13 @@
 //! use std::time::Duration;
 //! use unlatched::broker::embedded::EmbeddedBroker;
 //! use unlatched::error::TopicPartition;
-//! use unlatched::mutex::ParkingLotAccumulator;
+//! use unlatched::accumulator::LockFreeAccumulator;
 //! use unlatched::producer::{Producer, ProducerConfig};
 //! use unlatched::record::{NO_TIMESTAMP, Record};
 //!
 //! let broker = EmbeddedBroker::builder().open()?;
 //! broker.create_topic("flights", 1)?;
-//! let producer = Producer::<ParkingLotAccumulator>::start(ProducerConfig::default(), broker.connect()?)?;
+//! let producer = Producer::<LockFreeAccumulator>::start(ProducerConfig::default(), broker.connect()?)?;
 //! let partition = producer.partition(&TopicPartition::new("flights", 0));
 //!
 //! let record = Record { timestamp: NO_TIMESTAMP, value: Some(b"EWR to IAH"), ..Record::default() };
