@@ -9,7 +9,7 @@ use unlatched::error::SendError;
 use crate::batch::{millis, value};
 use crate::progress::stopped_at;
 use crate::rig::{BATCH, Rig, config, largest, values};
-use crate::support::{GLANCE, LONG, LockFree, Worker};
+use crate::support::{GLANCE, LONG, LockFree, Worker, eventually};
 
 const GIVEN_UP: SendError = SendError::Aborted { reason: "on purpose" };
 
@@ -203,4 +203,31 @@ fn l9_a_sender_that_is_stopped_holds_up_no_appender() {
         acknowledge_all(&mut rig);
         at_rest(&rig, step);
     }
+}
+
+/// A waker that counts.
+#[derive(Default)]
+struct Counting(std::sync::Mutex<u32>);
+
+impl std::task::Wake for Counting {
+    fn wake(self: Arc<Self>) {
+        *self.0.lock().unwrap() += 1;
+    }
+}
+
+#[test]
+fn acc_21_who_begins_to_wait_for_memory_wakes_the_sender() {
+    let mut rig = Rig::<LockFree>::with(AccumulatorConfig { buffer_memory: BATCH as u64, linger: LONG, ..config() });
+    let wakes = Arc::new(Counting::default());
+    rig.accumulator.wake_when_short(wakes.clone().into());
+    rig.push(0, b"it lingers");
+    assert!(!rig.is_ready());
+    assert!(rig.try_push(1, b"it may not wait", Reply::IGNORE).is_err());
+    assert_eq!(*wakes.0.lock().unwrap(), 0, "nobody waits");
+    let waiter = rig.appender(1, b"it waits");
+    eventually("the sender is woken", || *wakes.0.lock().unwrap() == 1);
+    // By then the waiter stands in line, so that the sender's look finds it.
+    assert!(rig.is_ready(), "what lingers goes at once");
+    rig.acknowledge_all();
+    assert!(waiter.result().is_ok());
 }
