@@ -129,10 +129,9 @@ impl LockFreeView {
             let node = unsafe { known(node) };
             if node.extra.is_marked(mark::ENDED_EARLY) {
                 drop(self.take(node));
+            } else {
+                self.advance(node.extra.lane.topic_partition());
             }
-        }
-        for queue in self.queues.keys().cloned().collect::<Vec<_>>() {
-            self.advance(&queue);
         }
         self.sweep();
     }
