@@ -45,6 +45,7 @@ use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicPtr, AtomicU8, AtomicU64};
 use crate::primitive::epoch::{Atomic, Guard, Owned, Shared};
 use crate::primitive::step;
+use crate::primitive::witness::Witness;
 
 /// Tag of the head: nothing is entered any more.
 const CLOSED: usize = 1;
@@ -71,6 +72,8 @@ pub(super) struct Entry {
     next: Atomic<Node>,
     /// The batch below it on the ready stack.
     pub(super) next_ready: AtomicPtr<Node>,
+    /// Read by whoever reaches the batch by a shared word, written by its end: so that a checker finds an end that is not ordered behind them.
+    reached: Witness,
 }
 
 /// What the sender knows of a batch and nobody else needs to.
@@ -102,7 +105,14 @@ impl Entry {
             marks: AtomicU8::new(0),
             next: Atomic::null(),
             next_ready: AtomicPtr::new(std::ptr::null_mut()),
+            reached: Witness::default(),
         }
+    }
+
+    /// To be called by whoever has reached the batch by a shared word.
+    #[inline(always)]
+    pub(super) fn reached(&self) {
+        self.reached.read(1);
     }
 
     /// Numbers the batch, for the CAS that is to open it.
@@ -160,6 +170,12 @@ impl Entry {
     pub(super) fn is_marked(&self, mark: u8) -> bool {
         // Relaxed: the sender's own.
         self.marks.load(Relaxed) & mark == mark
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.reached.write(0);
     }
 }
 
@@ -269,6 +285,7 @@ impl<'g> Iterator for Walk<'g> {
     fn next(&mut self) -> Option<&'g Node> {
         // SAFETY: BOOKS-B: reached from the head while pinned, so not freed before the guard ends.
         let node = unsafe { self.at.with_tag(0).as_ref() }?;
+        node.extra.reached();
         // Acquire pairs with the Release of `enter` and of `sweep`.
         self.at = node.extra.next.load(Acquire, self.guard);
         Some(node)

@@ -76,6 +76,9 @@ impl Lane {
         let tail = self.tail.load(Acquire, guard);
         // SAFETY: LANE-C: pinned since before the load.
         let batch = unsafe { tail.with_tag(0).as_ref() };
+        if let Some(batch) = batch {
+            batch.extra.reached();
+        }
         match batch {
             // A closed tail's batch takes records until it is sealed, which is the close's next step: they come before the close.
             Some(batch) => (Tail::Batch(batch), tail),

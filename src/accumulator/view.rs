@@ -6,7 +6,8 @@
 //! # How it learns of batches
 //! [`LockFreeView::absorb`] takes the ready stack, then walks the books down to where it was the last time. A batch that was entered and not opened yet is kept aside and looked at again. Batches
 //! stand in their queue's *line* by their numbers, which rise along a lane; the first of them is taken when it is finished and the one that it follows was taken (LANE-B). So a batch that was finished before
-//! an earlier one waits for that one, and for nothing else (L6, L7).
+//! an earlier one waits for that one, and for nothing else (L6, L7). The one that it follows may not be known yet: it was entered behind the walk, and is found by the next. It is known which one is
+//! missing, so it need not be known why.
 //!
 //! # What stands where
 //! | the batch | is in |
@@ -36,8 +37,8 @@ use crate::error::{IllegalState, SendError, TopicPartition};
 use crate::partition_map::PartitionMap;
 use crate::pool::BufferPool;
 use crate::primitive::clock::Instant;
-use crate::primitive::epoch;
 use crate::primitive::random::Random;
+use crate::primitive::{epoch, step};
 
 /// Batches that are over and may stay linked, beside as many as are not.
 const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
@@ -116,14 +117,9 @@ impl LockFreeView {
             // SAFETY: `known`.
             unsafe { known(*node) }.extra.mark(mark::PUBLISHED);
         }
-        // Until a round brings nothing: then whatever was open before that round is known, so no batch is known without the one that it follows.
-        loop {
-            let opened = self.look_at_pending();
-            let entered = self.look_at_books();
-            if !opened && !entered {
-                break;
-            }
-        }
+        self.look_at_books();
+        step("view.look");
+        self.look_at_pending();
         for node in finished {
             // SAFETY: `known`.
             let node = unsafe { known(node) };
@@ -136,8 +132,8 @@ impl LockFreeView {
         self.sweep();
     }
 
-    /// Moves batches that were opened meanwhile to their lines; whether there were any.
-    fn look_at_pending(&mut self) -> bool {
+    /// Moves batches that were opened meanwhile to their lines.
+    fn look_at_pending(&mut self) {
         let guard = epoch::pin();
         let mut opened = Vec::new();
         let over = &mut self.over;
@@ -168,11 +164,10 @@ impl LockFreeView {
             let place = queue.line.partition_point(|other| unsafe { known(*other) }.extra.id() < id);
             queue.line.insert(place, *node);
         }
-        !opened.is_empty()
     }
 
-    /// Takes note of batches entered since the last time; whether there were any.
-    fn look_at_books(&mut self) -> bool {
+    /// Takes note of batches entered since the last time.
+    fn look_at_books(&mut self) {
         let guard = epoch::pin();
         let before = self.pending.len();
         let mut head = None;
@@ -187,7 +182,6 @@ impl LockFreeView {
         // The first ones first.
         self.pending[before..].reverse();
         self.seen = head;
-        self.pending.len() > before
     }
 
     fn queue<'q>(queues: &'q mut Table<TopicPartition, Queue>, lane: &LaneHandle) -> &'q mut Queue {

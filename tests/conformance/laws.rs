@@ -231,3 +231,33 @@ fn acc_21_who_begins_to_wait_for_memory_wakes_the_sender() {
     rig.acknowledge_all();
     assert!(waiter.result().is_ok());
 }
+
+#[test]
+fn l6_a_batch_waits_for_one_that_the_sender_has_not_heard_of() {
+    let rig = rig_with(Before::Nothing);
+    let (accumulator, partition, other) = (rig.accumulator.clone(), rig.partition(0), rig.partition(0));
+    let append = move |content: &[u8]| accumulator.append(&partition, &value(content), Reply::IGNORE, LONG).unwrap();
+    // Its batch is in the books, and not open.
+    let (late, opens) = stopped_at("lane.open", {
+        let accumulator = rig.accumulator.clone();
+        move || drop(accumulator.append(&other, &value(b"late"), Reply::IGNORE, LONG).unwrap())
+    });
+    // The sender has walked through the books, and looks next which batches are open.
+    let (sender, looks) = stopped_at("view.look", move || {
+        let mut rig = rig;
+        let drained = rig.drain();
+        (rig, drained)
+    });
+    // A batch comes behind the walk and is filled; the one that was in the books is opened behind it.
+    drop(append(&largest()));
+    opens.release();
+    late.result();
+    drop(append(b"third"));
+    looks.release();
+    let (mut rig, drained) = sender.result();
+    assert!(drained.is_empty(), "out of turn: {:?}", values(&drained));
+    let drained: Vec<SealedBatch> = [rig.drain(), rig.drain()].into_iter().flatten().collect();
+    assert_eq!(values(&drained)[1..], ["late", "third"]);
+    acknowledge(&mut rig, drained);
+    at_rest(&rig, "view.look");
+}
