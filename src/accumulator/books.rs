@@ -27,7 +27,7 @@
 //! # Invariants
 //! - **BOOKS-A** A batch is entered once, and from then on changes hands only by its word and its stage. Only the sender unlinks, and never the one at the head: so `head` is changed by `enter` and
 //!   `close` only, and a `next` by one thread.
-//! - **BOOKS-B** A batch is retired by the sender, once, after it was unlinked, and not before it was taken (or is void), is out of its lane's tail, and was struck out. Whoever still
+//! - **BOOKS-B** A batch is retired by the sender, once, after it was unlinked, and not before it was taken (or is void), another has replaced it in its lane's tail, and it was struck out. Whoever still
 //!   looks at it is pinned since before it was unlinked.
 //! - **BOOKS-C** A batch is opened, if it is, after it was entered; and it is `OPENED` before it leaves its lane's tail. So who sees a tail that came later sees the stage.
 //!
@@ -248,7 +248,7 @@ impl Books {
         Walk { at: self.head.load(Acquire, guard), guard }
     }
 
-    /// Unlinks and retires what is `over`, but for the batch entered last.
+    /// Unlinks and retires what is `over`, but for the batch entered last and those in their lanes' tails. How many.
     ///
     /// # Safety
     /// BOOKS-A: the caller is the sender; BOOKS-B holds for all that is `over`.
@@ -257,7 +257,8 @@ impl Books {
         let mut walk = self.walk(guard);
         let Some(mut stays) = walk.next() else { return 0 };
         for node in walk {
-            if !over(node) {
+            // Out of the tail it is so for good (LANE-B).
+            if !over(node) || node.extra.lane.has_in_tail(node, guard) {
                 stays = node;
                 continue;
             }

@@ -3,7 +3,8 @@
 //! One word: twice the number of appends, and a bit that says that the closer sleeps. So the last append that leaves finds the bit in the same exchange that makes the number zero, and
 //! nobody else needs to look.
 //!
-//! An append counts itself before it asks for memory and is counted out when it has none in hand, or has begun to copy: a thread that is stopped in a copy is not waited for (L7).
+//! An append counts itself before it asks for memory and is counted out when it has given that back, or is about to copy: a thread that is stopped in a copy is not waited for (L7). Nor is one that
+//! then finds the books closed: its memory comes back a moment after the close.
 //! An append that the closer does not see counted has not had memory before the pool was closed, and will not get any: the pool's word comes between its count and the closer's look.
 
 use crate::primitive::atomic::AtomicUsize;

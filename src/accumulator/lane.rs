@@ -2,15 +2,15 @@
 //!
 //! | `tail` | means | left by |
 //! |---|---|---|
-//! | null | no batch: all that were opened here were taken by the sender, in order | CAS to a new batch |
-//! | a batch | the one opened last; it takes records until its own word says sealed | CAS to the next batch, when it is sealed; the sender's CAS to null, when it has taken it |
-//! | either, tagged CLOSED | nothing is opened here any more | the sender's CAS keeps the tag; otherwise never |
+//! | null | no batch was ever opened here | CAS to the first |
+//! | a batch | the one opened last; it takes records until its own word says sealed, and stays here when it was sent | CAS to the next batch, when it is sealed |
+//! | either, tagged CLOSED | nothing is opened here any more | never |
 //!
 //! # Invariants
 //! - **LANE-A** A batch comes into the tail once, with its first record in it, numbered higher than all that were there before; it leaves it once, sealed.
-//! - **LANE-B** The sender makes the tail null only when it has taken that batch, and it takes the batches of a lane in the order of their numbers. So a batch opened on null follows no batch that is
-//!   not taken, and one opened on a batch follows that one: its `after` says which.
-//! - **LANE-C** The batch in the tail is not retired. Whoever reads the tail is pinned, and keeps the batch by that until it has a place in it, which then keeps it (BATCH-C).
+//! - **LANE-B** A batch follows the one that it replaces: its `after` says which. The sender takes the batches of a lane in that order. A tail that was left never comes back, null neither, so a CAS that
+//!   succeeds replaces what its caller has looked at.
+//! - **LANE-C** The batch in the tail is not retired, however long it has been over: the next one to be opened lets it go. Whoever reads the tail is pinned, and keeps the batch by that until it has a place in it, which then keeps it (BATCH-C).
 //!
 //! # Why order holds (L6)
 //! Let an append return before another to the same lane begins. In one batch: reservations are ordered by its word, and the later one reads a word not older than the earlier one's. In two: the tail
@@ -28,7 +28,7 @@ use super::books::Node;
 use crate::error::TopicPartition;
 use crate::partition_map::PartitionHandle;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::primitive::atomic::{AtomicU64, AtomicUsize};
+use crate::primitive::atomic::{AtomicI64, AtomicU64};
 use crate::primitive::epoch::{Atomic, Guard, Shared};
 use crate::primitive::step;
 
@@ -40,8 +40,8 @@ pub struct Lane {
     owner: Arc<()>,
     topic_partition: TopicPartition,
     tail: Atomic<Node>,
-    /// Batches opened here and not drained, and such as are being opened: a figure.
-    queued: AtomicUsize,
+    /// Batches opened here and not drained: a figure, which may lag behind and fall below zero for a moment.
+    queued: AtomicI64,
     /// The number of the batch that the sender took last. Its own.
     taken: AtomicU64,
 }
@@ -58,7 +58,7 @@ pub(super) enum Tail<'g> {
 
 impl Lane {
     pub(super) fn new(owner: Arc<()>, topic_partition: TopicPartition) -> Self {
-        Self { owner, topic_partition, tail: Atomic::null(), queued: AtomicUsize::new(0), taken: AtomicU64::new(0) }
+        Self { owner, topic_partition, tail: Atomic::null(), queued: AtomicI64::new(0), taken: AtomicU64::new(0) }
     }
 
     pub(super) fn belongs_to(&self, owner: &Arc<()>) -> bool {
@@ -103,15 +103,14 @@ impl Lane {
             // It is about to leave the tail (BOOKS-C).
             before.extra.opened();
         }
-        // A figure, so Relaxed; before the CAS, so that it never falls below zero.
-        self.queued.fetch_add(1, Relaxed);
         step("lane.open");
         let after = Shared::from(node.as_ptr().cast_const());
         // Release pairs with the Acquire in `tail`: whoever finds the batch finds it whole, first record included. Acquire: our numbers rise above those of the batch that we replace. If
-        // another opener, the close or the sender was first, the CAS fails.
+        // another opener or the close was first, the CAS fails.
         let opened = self.tail.compare_exchange(before, after, AcqRel, Relaxed, guard).is_ok();
-        if !opened {
-            self.left();
+        if opened {
+            // Relaxed: a figure.
+            self.queued.fetch_add(1, Relaxed);
         }
         opened
     }
@@ -125,27 +124,9 @@ impl Lane {
         unsafe { tail.with_tag(0).as_ref() }
     }
 
-    /// Takes `node`, which was taken, out of the tail if it is still there. The sender's.
-    pub(super) fn detach(&self, node: &Node, guard: &Guard) {
-        loop {
-            // Acquire: see `tail`.
-            let tail = self.tail.load(Acquire, guard);
-            if tail.with_tag(0).as_raw() != std::ptr::from_ref(node) {
-                return;
-            }
-            node.extra.opened();
-            step("lane.detach");
-            let empty = Shared::null().with_tag(tail.tag());
-            // Release: who opens on null comes behind what we have taken (LANE-B), and finds the stage noted. If an opener was first, it has replaced it.
-            if self.tail.compare_exchange(tail, empty, AcqRel, Relaxed, guard).is_ok() {
-                return;
-            }
-        }
-    }
-
     /// Batches that are queued here, the one being filled included.
     #[inline]
-    pub(super) fn queued(&self) -> usize {
+    pub(super) fn queued(&self) -> i64 {
         // Relaxed: a figure.
         self.queued.load(Relaxed)
     }

@@ -88,26 +88,22 @@ impl LockFreeAccumulator {
         self.config.batch_size.max(1)
     }
 
-    /// Appends to the batch in the tail, if there is one with room (ACC-02). Takes the callback out of `reply` if there was.
+    /// A place in the batch in the tail, if there is one with room (ACC-02). It keeps the batch (BATCH-C), so nobody is pinned while he copies (L7, L8).
     #[inline]
-    fn append_to_tail(&self, lane: &Lane, record: &Record<'_>, reply: &mut Reply) -> Option<Appended> {
+    fn reserve(&self, lane: &Lane, record: &Record<'_>, published: &mut bool) -> Option<Reservation<'_, Entry, Self>> {
         let guard = epoch::pin();
         let (Tail::Batch(batch), _) = lane.tail(&guard) else { return None };
         let node = NonNull::from(batch);
-        match batch.reserve(record, self) {
-            Ok(place) => {
-                // The place keeps the batch (BATCH-C): nobody is pinned while he copies (L7, L8).
-                drop(guard);
-                self.fill(lane, place, record, reply)
-            }
-            Err(full) => {
-                drop(guard);
-                if full.finished {
-                    self.publish(node);
-                }
-                None
-            }
+        let full = match batch.reserve(record, self) {
+            Ok(place) => return Some(place),
+            Err(full) => full,
+        };
+        drop(guard);
+        if full.finished {
+            self.publish(node);
+            *published = true;
         }
+        None
     }
 
     /// Copies `record` to its place and commits. `None` if the batch was ended meanwhile: then the callback is still in `reply`, and the record not accepted.
@@ -118,19 +114,20 @@ impl LockFreeAccumulator {
         mut place: Reservation<'_, Entry, Self>,
         record: &Record<'_>,
         reply: &mut Reply,
+        published: &mut bool,
     ) -> Option<Appended> {
         place.write(record);
         if let Some(callback) = reply.callback.take()
             && let Err(callback) = place.on_completion(record.timestamp, callback)
         {
-            place.commit();
+            *published |= place.commit();
             reply.callback = Some(callback);
             return None;
         }
         let future = reply.future.then(|| place.future(record.timestamp));
         let (bytes, fills) = (place.bytes(), place.fills());
-        let published = place.commit();
-        Some(Appended { future, batch_is_full: published || fills || lane.queued() > 1, new_batch: false, bytes })
+        *published |= place.commit();
+        Some(Appended { future, batch_is_full: *published || fills || lane.queued() > 1, new_batch: false, bytes })
     }
 
     /// ACC-03 and ACC-04: memory, then the second look. `None`: the batch that the record went to was ended meanwhile.
@@ -140,6 +137,7 @@ impl LockFreeAccumulator {
         lane: &LaneHandle,
         record: &Record<'_>,
         reply: &mut Reply,
+        published: &mut bool,
         max_block: Duration,
     ) -> Result<Option<Appended>, AppendError> {
         if self.is_closed() {
@@ -149,17 +147,20 @@ impl LockFreeAccumulator {
         let in_progress = self.in_progress.begin();
         step("accumulator.allocate");
         // Dropped, if not used, before the append is counted out.
-        let lease = self.pool.allocate_telling(size, max_block, || self.tell_of_shortage())?.erase();
+        let lease = self.pool.allocate_telling(size, max_block, || self.wake_sender())?.erase();
         let now = self.clock.now();
         step("accumulator.second-look");
         if self.is_closed() {
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = self.append_to_tail(lane, record, reply) {
-            return Ok(Some(appended));
+        if let Some(place) = self.reserve(lane, record, published) {
+            // Before the copy: a thread that is stopped there keeps no memory from others, and no forced close waiting (L7).
+            drop(lease);
+            drop(in_progress);
+            return Ok(self.fill(lane, place, record, reply, published));
         }
         drop(in_progress);
-        self.open(lane, record, reply, lease, now)
+        self.open(lane, record, reply, lease, now, published)
     }
 
     /// Opens a batch with `record` in it, or appends to one that another has opened meanwhile.
@@ -170,6 +171,7 @@ impl LockFreeAccumulator {
         reply: &mut Reply,
         lease: Lease,
         now: Instant,
+        published: &mut bool,
     ) -> Result<Option<Appended>, AppendError> {
         let topic_partition = lane.topic_partition();
         let entry = |watch| Entry::new(lane.clone(), watch);
@@ -203,12 +205,13 @@ impl LockFreeAccumulator {
                     Ok(place) => {
                         drop(guard);
                         reply.callback = self.void(own);
-                        return Ok(self.fill(lane, place, record, reply));
+                        return Ok(self.fill(lane, place, record, reply, published));
                     }
                     Err(full) if full.finished => {
                         // Its callbacks may run if the sender is gone: not while we are pinned.
                         drop(guard);
                         self.publish(current_node);
+                        *published = true;
                         guard = epoch::pin();
                         continue;
                     }
@@ -235,12 +238,15 @@ impl LockFreeAccumulator {
         let callback = node.withdraw_callback();
         // SAFETY: BATCH-D: it was never open.
         drop(unsafe { node.take(node.extra.lane.topic_partition().clone(), 0) });
+        // The sender may retire it from the store on: pinned until we have let go of it.
+        let _pinned = epoch::pin();
         node.extra.void();
         callback
     }
 
-    /// An append begins to wait for memory: what is part-filled should go at once (ACC-21).
-    fn tell_of_shortage(&self) {
+    /// An append begins to wait for memory, so what is part-filled should go at once (ACC-21); or it has published a batch and has no other way to say so.
+    #[cold]
+    fn wake_sender(&self) {
         // Acquire pairs with the Release of the exchange in `wake_when_short`.
         let waker = self.short.load(Acquire);
         // SAFETY: set once, freed with the accumulator.
@@ -293,13 +299,23 @@ impl Accumulator for LockFreeAccumulator {
     ) -> Result<Appended, AppendError> {
         assert!(partition.belongs_to(&self.identity), "a partition's handle was given to another accumulator");
         validate_record(record)?;
+        let mut published = false;
         loop {
-            if let Some(appended) = self.append_to_tail(partition, record, &mut reply) {
+            if let Some(place) = self.reserve(partition, record, &mut published)
+                && let Some(appended) = self.fill(partition, place, record, &mut reply, &mut published)
+            {
                 return Ok(appended);
             }
-            // Again only if a batch expired or was aborted while the record was being copied into it.
-            if let Some(appended) = self.append_to_new_batch(partition, record, &mut reply, max_block)? {
-                return Ok(appended);
+            // Again, with its time in full, only if a batch expired or was aborted while the record was being copied into it.
+            match self.append_to_new_batch(partition, record, &mut reply, &mut published, max_block) {
+                Ok(Some(appended)) => return Ok(appended),
+                Ok(None) => {}
+                Err(error) => {
+                    if published {
+                        self.wake_sender();
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -358,7 +374,7 @@ impl Accumulator for LockFreeAccumulator {
 
     fn wake_when_short(&self, waker: Waker) {
         let waker = Box::into_raw(Box::new(waker));
-        // Release pairs with the Acquire in `tell_of_shortage`. The first one stays.
+        // Release pairs with the Acquire in `wake_sender`. The first one stays.
         if self.short.compare_exchange(ptr::null_mut(), waker, AcqRel, Relaxed).is_err() {
             // SAFETY: it came from a box and was not published.
             drop(unsafe { Box::from_raw(waker) });

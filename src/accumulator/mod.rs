@@ -197,6 +197,12 @@ pub trait SenderView: fmt::Debug + Send + 'static {
     /// Takes the batches whose delivery timeout has passed, for the caller to fail (ACC-38). Muted or not, leader or not.
     fn expired(&mut self, now: Instant) -> Vec<SealedBatch>;
 
+    /// Records that [`SenderView::expired`] has failed by itself since this was asked last, for the caller to count: their batch cannot be handed over yet, since
+    /// somebody still copies into it.
+    fn expired_early(&mut self) -> u32 {
+        0
+    }
+
     /// When the next queued batch will expire, as of the last [`SenderView::expired`] (ACC-39).
     fn next_expiry(&self) -> Option<Instant>;
 

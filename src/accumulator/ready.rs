@@ -54,7 +54,8 @@ impl Ready {
     /// Takes all, in the order in which they were pushed. The sender's.
     pub(super) fn take(&self) -> Vec<NonNull<Node>> {
         // Relaxed: a look whether there is anything; what is pushed later comes with a wake.
-        if self.0.load(Relaxed).is_null() {
+        let head = self.0.load(Relaxed);
+        if head.is_null() || head == closed() {
             return Vec::new();
         }
         // Acquire pairs with the Release of every push below the head: each is a read-modify-write that hands the earlier ones on.

@@ -66,11 +66,14 @@ pub struct LockFreeView {
     deadlines: BTreeMap<(Instant, u64), TopicPartition>,
     /// Open or drained and not struck out, by number.
     unfinished: BTreeMap<u64, NonNull<Node>>,
-    /// Batches that are over and still linked.
+    /// Batches that are over and still linked, now and after the last sweep.
     over: usize,
+    stayed: usize,
     muted: HashSet<TopicPartition>,
     drain_index: HashMap<NodeId, usize>,
     next_expiry: Option<Instant>,
+    /// Records whose time was up while somebody copied into their batch, since the sender asked.
+    ended_early: u32,
     random: Random,
 }
 
@@ -104,9 +107,11 @@ impl LockFreeView {
             deadlines: BTreeMap::new(),
             unfinished: BTreeMap::new(),
             over: 0,
+            stayed: 0,
             muted: HashSet::new(),
             drain_index: HashMap::new(),
             next_expiry: None,
+            ended_early: 0,
         }
     }
 
@@ -197,7 +202,6 @@ impl LockFreeView {
         let lane = &node.extra.lane;
         // SAFETY: BATCH-D: published to the sender, or finished by it.
         let (batch, failed) = unsafe { node.take(lane.topic_partition().clone(), node.extra.id()) };
-        lane.detach(node, &epoch::pin());
         node.extra.mark(mark::TAKEN);
         self.over += usize::from(node.extra.is_marked(mark::STRUCK));
         if failed { Taken::Failed(batch) } else { Taken::Whole(batch) }
@@ -263,14 +267,15 @@ impl LockFreeView {
 
     /// Unlinks what is over, once that is worth a walk.
     fn sweep(&mut self) {
-        if self.over <= FEW + self.unfinished.len() {
+        if self.over - self.stayed <= FEW + self.unfinished.len() {
             return;
         }
         let seen = self.seen;
         let guard = epoch::pin();
         let is_over = |node: &Node| node.extra.is_marked(mark::OVER) && seen != Some(NonNull::from(node));
-        // SAFETY: BOOKS-A: we are the sender. BOOKS-B: taken (and so detached) and struck out; we know it no more, since it left `unfinished` and its line.
+        // SAFETY: BOOKS-A: we are the sender. BOOKS-B: taken and struck out; we know it no more, since it left `unfinished` and its line.
         self.over -= unsafe { self.accumulator.books.sweep(&guard, is_over) };
+        self.stayed = self.over;
     }
 
     /// The wait that `batch` still has to respect, if it is a retry (ACC-23). Drawn once, when it was put back (GAP-23).
@@ -298,11 +303,21 @@ impl LockFreeView {
                 continue;
             }
             let leader_epoch = cluster.leader(topic_partition).and_then(|leader| leader.epoch);
-            let Some(head_size) = self.head_size(topic_partition, leader_epoch, now) else { continue };
-            if !batches.is_empty() && size + head_size > max_size {
-                break;
+            let fits = |head_size| batches.is_empty() || size + head_size <= max_size;
+            match self.head_size(topic_partition, leader_epoch, now) {
+                None => continue,
+                Some(head_size) if !fits(head_size) => break,
+                Some(_) => self.seal_head(topic_partition),
             }
-            let Some(mut batch) = self.pop(topic_partition) else { continue };
+            // An open batch may have grown until it was sealed, and may have a copy under way.
+            let Some(queue) = self.queues.get_mut(topic_partition) else { continue };
+            match queue.ready.front() {
+                None => continue,
+                Some(head) if !fits(head.size()) => break,
+                Some(_) => {}
+            }
+            let Some(mut batch) = queue.ready.pop_front() else { continue };
+            self.left(&batch);
             batch.see_leader_epoch(leader_epoch);
             if let Err(error) = batch.close() {
                 // Not reachable while batches carry no producer state; were it, the batch must not be lost in silence.
@@ -334,19 +349,16 @@ impl LockFreeView {
         (queue.lane.has_taken(open.extra.after()) && !open.is_sealed()).then(|| open.len())
     }
 
-    /// Takes the head of a queue, sealing it if it is open. `None` if somebody still copies into it: then it comes with the ready stack.
-    fn pop(&mut self, topic_partition: &TopicPartition) -> Option<SealedBatch> {
-        if self.queues.get(topic_partition)?.ready.is_empty() {
-            // SAFETY: `known`.
-            let open = unsafe { known(*self.queues.get(topic_partition)?.line.front()?) };
-            if open.seal() {
-                open.extra.mark(mark::PUBLISHED);
-                self.advance(topic_partition);
-            }
+    /// Makes the head of a queue ready, sealing it if it is open. If somebody still copies into it, it comes with the ready stack.
+    fn seal_head(&mut self, topic_partition: &TopicPartition) {
+        let Some(queue) = self.queues.get(topic_partition).filter(|queue| queue.ready.is_empty()) else { return };
+        let Some(open) = queue.line.front() else { return };
+        // SAFETY: `known`.
+        let open = unsafe { known(*open) };
+        if open.seal() {
+            open.extra.mark(mark::PUBLISHED);
+            self.advance(topic_partition);
         }
-        let batch = self.queues.get_mut(topic_partition)?.ready.pop_front()?;
-        self.left(&batch);
-        Some(batch)
     }
 
     /// Takes the batch numbered `id` out of its queue, wherever it stands there. If somebody still copies into it: its node.
@@ -479,6 +491,7 @@ impl SenderView for LockFreeView {
                 Some(Err(node)) => {
                     // SAFETY: `known`.
                     let records = unsafe { known(node) }.count();
+                    self.ended_early = self.ended_early.saturating_add(records);
                     let error = SendError::DeliveryTimeout { topic_partition, records, age, timeout };
                     self.end_early(node, FinalState::Failed, error);
                 }
@@ -489,6 +502,10 @@ impl SenderView for LockFreeView {
         let earliest = self.deadlines.first_key_value();
         self.next_expiry = earliest.and_then(|((created, _), _)| created.checked_add(timeout));
         expired
+    }
+
+    fn expired_early(&mut self) -> u32 {
+        std::mem::take(&mut self.ended_early)
     }
 
     fn next_expiry(&self) -> Option<Instant> {

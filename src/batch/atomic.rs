@@ -37,6 +37,8 @@
 //! # Progress
 //! `reserve`: lock-free. `seal`, commit: wait-free. Nobody waits for a copier but the batch itself.
 
+#![cfg_attr(not(any(crossbeam_loom, unlatched_shuttle)), allow(unreachable_pub, reason = "open to the models"))]
+
 use std::fmt;
 use std::ptr::NonNull;
 
@@ -222,6 +224,7 @@ impl<X> AtomicBatch<X> {
     ) -> Result<Reservation<'p, X, P>, Full> {
         let payload = record.payload_size();
         let mut word = self.load();
+        debug_assert!(word.count() > 0, "begun before it was shared (BATCH-E)");
         loop {
             if word.sealed() {
                 return Err(Full { finished: false });

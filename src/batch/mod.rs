@@ -12,7 +12,13 @@ mod foreign;
 mod sealed;
 mod word;
 
-pub use atomic::{AtomicBatch, Full, OwnedBatch, Publish, Reservation};
+pub use atomic::OwnedBatch;
+// Their users keep invariants that types cannot say: they are the crate's own, and its models'.
+#[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
+pub(crate) use atomic::{AtomicBatch, Publish, Reservation};
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
+#[doc(hidden)]
+pub use atomic::{AtomicBatch, Publish, Reservation};
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };

@@ -204,6 +204,7 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
     /// the core promises that (GAP-28).
     fn expire(&mut self, now: Instant) {
         let mut queued = self.view.expired(now);
+        self.stats.failed(self.view.expired_early());
         queued.sort_by_key(SealedBatch::id);
         let timeout = self.config.delivery_timeout;
         let is_late = |batch: &InFlight| now.saturating_since(batch.created) >= timeout;
@@ -226,9 +227,10 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
             if !batch.watch.is_done() {
                 self.stats.failed(batch.records);
             }
-            batch.watch.fail(error);
-            // Not in the books if it was aborted before: as good.
-            let _ = self.view.strike_out(id);
+            // If another is just settling it, the books keep it until its request comes back. Not in the books if it was aborted before: as good.
+            if batch.watch.fail(error) || batch.watch.is_done() {
+                let _ = self.view.strike_out(id);
+            }
         }
     }
 

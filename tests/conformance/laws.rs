@@ -183,7 +183,7 @@ fn l9_a_close_that_is_stopped_holds_up_nobody() {
 
 #[test]
 fn l9_a_sender_that_is_stopped_holds_up_no_appender() {
-    for step in ["batch.seal", "lane.detach"] {
+    for step in ["batch.seal", "view.look"] {
         let rig = rig_with(Before::Room);
         let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
         let (sender, stop) = stopped_at(step, move || {

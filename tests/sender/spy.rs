@@ -137,6 +137,10 @@ impl<V: SenderView> SenderView for SpyView<V> {
         expired
     }
 
+    fn expired_early(&mut self) -> u32 {
+        self.view.expired_early()
+    }
+
     fn next_expiry(&self) -> Option<Instant> {
         self.view.next_expiry()
     }
