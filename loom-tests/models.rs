@@ -2,6 +2,9 @@
 
 use crate::runner::Check;
 
+#[path = "adversary.rs"]
+#[cfg(crossbeam_loom)]
+mod adversary;
 #[path = "completion.rs"]
 mod completion;
 #[path = "epoch.rs"]
@@ -27,6 +30,8 @@ pub(crate) fn models() -> Vec<Check> {
         completion::models(),
         map::models(),
         pool::models(),
+        #[cfg(crossbeam_loom)]
+        adversary::models(),
     ]
     .into_iter()
     .flatten()

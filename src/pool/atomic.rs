@@ -213,6 +213,8 @@ impl AtomicPoolCore {
             if word.waiters() == 0 {
                 return;
             }
+            // ADVERSARY: a place to stop, nothing else.
+            step("adv.help-loaded");
             let Some(first) = self.line.first(&guard) else {
                 // Counted and not yet linked: it looks for itself once it is.
                 return;
@@ -443,5 +445,69 @@ impl fmt::Debug for AtomicPool {
 impl fmt::Debug for AtomicPoolCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AtomicPoolCore").field("word", &self.load()).field("free", &self.free).finish_non_exhaustive()
+    }
+}
+
+
+/// ADVERSARY: a hand in the pool, for a model: a line that was made by one thread.
+#[cfg(crossbeam_loom)]
+#[doc(hidden)]
+#[allow(missing_docs, missing_debug_implementations)]
+pub struct Hand {
+    pool: AtomicPool,
+    waiters: Vec<std::sync::Arc<Waiter>>,
+}
+
+#[cfg(crossbeam_loom)]
+#[allow(missing_docs)]
+impl Hand {
+    /// A pool of `total`, all of it charged, and waiters for `needs` counted and linked.
+    pub fn new(total: u64, needs: &[u64], clock: SharedClock) -> Self {
+        let pool = AtomicPool::new(total, 1 << 20, clock);
+        let core = pool.core();
+        core.word.fetch_sub(total, AcqRel);
+        let waiters = needs
+            .iter()
+            .map(|need| {
+                let word = core.load();
+                core.exchange(word, word.one_more_waiter(), "").unwrap();
+                let waiter = Waiter::new(*need);
+                core.line.join(waiter.clone(), &epoch::pin());
+                core.word.fetch_add(0, AcqRel);
+                core.help();
+                waiter
+            })
+            .collect();
+        Self { pool, waiters }
+    }
+
+    pub fn credit(&self, granules: u64) {
+        self.pool.core().credit(granules);
+    }
+
+    /// What a waiter does whose time is up.
+    pub fn cancel(&self, waiter: usize) -> bool {
+        let turn = Turn { core: self.pool.core(), waiter: self.waiters[waiter].clone() };
+        let cancelled = turn.cancel();
+        if !cancelled {
+            self.pool.core().help();
+        }
+        std::mem::forget(turn);
+        cancelled
+    }
+
+    /// Bytes available, callers counted, and where each wait has come to.
+    pub fn look(&self) -> (u64, usize, String) {
+        let word = self.pool.core().load();
+        let all: Vec<_> = self.waiters.iter().map(|waiter| format!("{:?}", waiter.progress())).collect();
+        (word.available(), word.waiters(), all.join(" "))
+    }
+
+    /// The end: all bytes are back, whoever had them.
+    pub fn heal(&self) {
+        let core = self.pool.core();
+        let mut word = core.load();
+        word.0 += core.total - word.available();
+        core.word.store(word.0, Relaxed);
     }
 }

@@ -16,6 +16,9 @@ mod word;
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(crossbeam_loom)]
+#[doc(hidden)]
+pub use atomic::Hand;
 pub use atomic::{AtomicPool, AtomicPoolCore};
 pub use lease::{Buffer, Lease, Release, Released};
 

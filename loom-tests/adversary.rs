@@ -1,0 +1,142 @@
+//! Histories that break the pool and the map. Each of these is expected to FAIL as long as the fault is there.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use unlatched::error::TopicPartition;
+use unlatched::partition_map::{PartitionMap, SegmentedMap};
+use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Hand, Lease};
+use unlatched::primitive::clock::ManualClock;
+
+use crate::runner::{Bound, Check, model};
+
+pub(crate) fn models() -> Vec<Check> {
+    vec![lost_wake_up(), overcommit(), walks_disagree(), walk_against_clear()]
+}
+
+/// Line: W0 wants 1, W1 wants 3, W2 wants 1; nothing is available. A release of 2 serves W0 and finds W1 too large; W1 gives up meanwhile. 1 byte is left, W2 wants 1.
+fn lost_wake_up() -> Check {
+    model("adv_lost_wake_up", "L3: who gives up and who releases: one of them sees the other", Bound::Preemptions(2), || {
+        Hand::new(3, &[1, 3, 1], ManualClock::at(0))
+    })
+    .keeps_retired()
+    .role("release", |hand: &Hand| {
+        hand.credit(2);
+        ""
+    })
+    .role("give up", |hand| {
+        assert!(hand.cancel(1));
+        ""
+    })
+    .expect(
+        |hand, _| {
+            let (available, waiters, all) = hand.look();
+            hand.heal();
+            assert!(
+                available == 0 && waiters == 0,
+                "L3: nobody is inside the pool, {available} available, {waiters} counted, {all}"
+            );
+            all
+        },
+        &["Granted Cancelled Granted"],
+    )
+}
+
+struct Books {
+    pool: AtomicPool,
+    lease: Mutex<Option<Lease<AtomicPoolCore>>>,
+}
+
+/// Total 4, buffers of 2: one on the free list, one leased; one asks for 1 byte while the lease comes back.
+fn overcommit() -> Check {
+    model("adv_overcommit", "L10: bytes of the free list and of leases never exceed the total", Bound::Full, || {
+        let pool = AtomicPool::new(4, 2, ManualClock::at(0));
+        let other = pool.allocate(2, Duration::ZERO).unwrap();
+        let lease = pool.allocate(2, Duration::ZERO).unwrap();
+        drop(other);
+        Books { pool, lease: Mutex::new(Some(lease)) }
+    })
+    .keeps_retired()
+    .role("release", |books: &Books| {
+        let lease = books.lease.lock().unwrap().take();
+        drop(lease);
+        None
+    })
+    .role("allocate", |books| Some(books.pool.allocate(1, Duration::ZERO).unwrap()))
+    .expect(
+        |books, leases| {
+            let held: usize = leases.iter().flatten().map(|lease| lease.len()).sum();
+            let debug = format!("{:?}", books.pool);
+            let pooled = books.pool.snapshot().pooled;
+            // The snapshot cuts what is pooled at what is available: 3 stands for two buffers of 2.
+            assert!(pooled % 2 == 0, "L10: two buffers of 2 pooled and {held} leased, of 4: {debug}");
+            pooled.to_string()
+        },
+        &["2"],
+    )
+}
+
+fn tp(partition: i32) -> TopicPartition {
+    TopicPartition::new("t", partition)
+}
+
+fn walk(map: &SegmentedMap<()>) -> String {
+    let mut seen = Vec::new();
+    map.for_each(|at, ()| seen.push(at.partition));
+    format!("{seen:?}")
+}
+
+/// Two inserts, two walks. One instant each: not the one walk with the first insert alone and the other with the second alone.
+fn walks_disagree() -> Check {
+    model("adv_walks_disagree", "two walks that show one instant each agree on the order of inserts", Bound::Preemptions(1), || {
+        let map = SegmentedMap::<()>::default();
+        // Both segments are there.
+        map.get_or_create(&tp(2), || ());
+        map
+    })
+    .keeps_retired()
+    .role("insert 0", |map: &SegmentedMap<()>| {
+        map.get_or_create(&tp(0), || ());
+        String::new()
+    })
+    .role("insert 1", |map| {
+        map.get_or_create(&tp(1), || ());
+        String::new()
+    })
+    .role("walk one", walk)
+    .role("walk two", walk)
+    .expect(
+        |_, results| {
+            let mut two: Vec<_> = results.iter().filter(|said| !said.is_empty()).cloned().collect();
+            two.sort();
+            assert!(two != ["[0, 2]", "[1, 2]"], "one walk saw only 0, the other only 1");
+            "agree".into()
+        },
+        &["agree"],
+    )
+}
+
+fn walk_against_clear() -> Check {
+    model("adv_walk_against_clear", "a walk shows one instant, also while the map is emptied", Bound::Preemptions(3), || {
+        let map = SegmentedMap::<()>::default();
+        map.get_or_create(&tp(0), || ());
+        map.get_or_create(&tp(1), || ());
+        map
+    })
+    .keeps_retired()
+    .role("walker", walk)
+    .role("writer", |map: &SegmentedMap<()>| {
+        map.clear();
+        for number in 0..3 {
+            map.get_or_create(&tp(number), || ());
+        }
+        String::new()
+    })
+    .expect(
+        |_, results| {
+            assert!(!results.iter().any(|said| said == "[0, 2]"), "0 and 2 without 1 was never there");
+            "whole".into()
+        },
+        &["whole"],
+    )
+}
