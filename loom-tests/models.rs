@@ -2,6 +2,10 @@
 
 use crate::runner::Check;
 
+#[path = "accumulator.rs"]
+mod accumulator;
+#[path = "batch.rs"]
+mod batch;
 #[path = "adversary.rs"]
 #[cfg(crossbeam_loom)]
 mod adversary;
@@ -30,6 +34,8 @@ pub(crate) fn models() -> Vec<Check> {
         completion::models(),
         map::models(),
         pool::models(),
+        batch::models(),
+        accumulator::models(),
         #[cfg(crossbeam_loom)]
         adversary::models(),
     ]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, LockFreeAccumulator, SenderView};
 use unlatched::batch::Reply;
 use unlatched::broker::{Cluster, NodeId};
 use unlatched::error::TopicPartition;
@@ -19,6 +19,8 @@ use super::{Row, Run, on_threads};
 /// `hot`: one partition, records of `bytes` bytes. With `future`, each append asks for a future and drops it.
 pub fn hot(bytes: usize) -> Vec<Row> {
     vec![
+        row::<LockFreeAccumulator>("lockfree", bytes, false),
+        row::<LockFreeAccumulator>("lockfree+future", bytes, true),
         row::<StdAccumulator>("mutex", bytes, false),
         row::<ParkingLotAccumulator>("mutex-parking-lot", bytes, false),
         row::<ParkingLotAccumulator>("mutex-parking-lot+future", bytes, true),

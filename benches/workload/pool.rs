@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use unlatched::mutex::{ParkingLotPool, StdPool};
-use unlatched::pool::BufferPool;
+use unlatched::pool::{AtomicPool, BufferPool};
 use unlatched::primitive::clock::SystemClock;
 
 use super::bare::{BATCH, BarePool};
@@ -12,7 +12,12 @@ use super::{Row, on_threads};
 
 /// `ample`: 32 MiB, so that nobody ever waits; each thread takes a buffer and gives it back.
 pub fn ample() -> Vec<Row> {
-    vec![ample_row::<StdPool>("mutex"), ample_row::<ParkingLotPool>("mutex-parking-lot"), ample_bare()]
+    vec![
+        ample_row::<AtomicPool>("lockfree"),
+        ample_row::<StdPool>("mutex"),
+        ample_row::<ParkingLotPool>("mutex-parking-lot"),
+        ample_bare(),
+    ]
 }
 
 fn ample_row<P: BufferPool>(name: &'static str) -> Row {

@@ -7,18 +7,29 @@
 //! Source: Kafka's `RecordAccumulator`; ACC-01 to ACC-48.
 
 mod backoff;
+mod books;
+mod in_progress;
+mod lane;
+mod lockfree;
+mod ready;
+mod view;
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 pub use backoff::Backoff;
+pub use lane::{Lane, LaneHandle};
+pub use lockfree::LockFreeAccumulator;
+pub use view::LockFreeView;
 
-use crate::batch::{RecordFuture, Reply, SealedBatch};
+use crate::batch::{RecordFuture, Reply, SealedBatch, Watch};
 use crate::broker::{Cluster, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use crate::pool::PoolSnapshot;
-use crate::primitive::clock::{Instant, SharedClock};
+use crate::primitive::clock::{Clock, Instant, SharedClock};
+use crate::primitive::parker::Parker;
 use crate::record::Record;
 
 /// What an accumulator needs to know. Names and defaults are Kafka's (CFG-01 to CFG-09).
@@ -158,12 +169,21 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
 
     /// The pool's figures.
     fn pool(&self) -> PoolSnapshot;
+
+    /// Has `waker` woken when an append begins to wait for memory, so that part-filled batches go at once (ACC-21). The first one given counts. Kafka's
+    /// sender learns of it at its next pass; so does the twin's, which ignores this.
+    fn wake_when_short(&self, waker: Waker) {
+        drop(waker);
+    }
 }
 
 /// The sender's face: one owner.
 ///
 /// Dropping it ends the accumulator: nobody will ever drain again, so it is closed and every unfinished batch is aborted (GAP-21).
 pub trait SenderView: fmt::Debug + Send + 'static {
+    /// Whether batches expire in the order of their deadlines, wherever they are (GAP-28), or the queued ones before those in flight, as Kafka does.
+    const BY_DEADLINE: bool = false;
+
     /// Which nodes can be sent to now (ACC-18 to ACC-23).
     fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck;
 
@@ -211,4 +231,20 @@ pub trait SenderView: fmt::Debug + Send + 'static {
     /// The end of a forced close: [`SenderView::abort_all`] until no append is in progress, then once more, then empties the map (ACC-44).
     /// The accumulator must be closed.
     fn abort_incomplete(&mut self, error: &SendError);
+}
+
+/// Waits until each of `unfinished` has completed: the second half of a flush.
+pub(crate) fn await_all<P: Parker>(
+    unfinished: &[Watch],
+    timeout: Option<Duration>,
+    clock: &dyn Clock,
+) -> Result<(), FlushError> {
+    let deadline = timeout.map(|timeout| clock.now().saturating_add(timeout));
+    for watch in unfinished {
+        let left = deadline.map(|deadline| (deadline.saturating_since(clock.now()), clock));
+        if !watch.wait::<P>(left) {
+            return Err(FlushError::TimedOut(timeout.unwrap_or_default()));
+        }
+    }
+    Ok(())
 }

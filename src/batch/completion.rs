@@ -13,7 +13,7 @@
 //!
 //! | state | means | left by |
 //! |---|---|---|
-//! | `OPEN` | the batch still takes records; it cannot be settled | the completer's store of `PENDING`, at its close |
+//! | `OPEN` | the batch still takes records; it cannot be settled | the completer's exchange for `PENDING`: at its close, or early, when a batch is given up while a record is still being copied into it |
 //! | `PENDING` | nobody has decided | one CAS to `CLAIMED` + kind |
 //! | `CLAIMED` + kind | the winner of that CAS is writing the outcome; the kind (succeeded, failed, aborted) is final | the winner's store of `READABLE` + kind |
 //! | `READABLE` + kind | the outcome can be read and never changes | never |
@@ -23,15 +23,15 @@
 //!
 //! Word `references`: how many may still reach the allocation. It starts at `BLOCK`, of which the [`Completer`] of the open batch is the only
 //! holder; a future takes one out of that block by a plain count in the completer, without touching the word. Closing the completer returns
-//! what is left of the block in one subtraction.
+//! what is left of the block in one subtraction. Where many append at once there is no plain count: there a future is one addition.
 //!
 //! # Invariants
 //! - **COMP-1** `state` leaves `PENDING` once. Whoever made it leave is the only one to write `outcome` and to take `callbacks`.
 //! - **COMP-2** `outcome` is written before `READABLE` and never after: whoever has seen `READABLE` may read it.
-//! - **COMP-3** `callbacks` is written by the completer only, while the state is `OPEN`; settling starts from `PENDING`, which the completer
-//!   stores as its last act. So the writer's last access precedes the settler's first.
+//! - **COMP-3** `callbacks` is written by one thread only, which has the completer or has been chosen to end it, while the state is `OPEN`; settling starts
+//!   from `PENDING`, which that thread sets after its last write. So the writer's last access precedes the settler's first.
 //! - **COMP-4** The allocation lives while `references` > 0. A `Completion` and a `RecordFuture` hold one each, an open completer `BLOCK` minus
-//!   the futures it has issued; a batch has fewer than `BLOCK` records.
+//!   the futures it has issued by its plain count; a batch has fewer than `BLOCK` records.
 //! - **COMP-5** A node on the stack is owned by the stack. The swap to `DONE`, or the last reference, takes the whole chain and frees each node once.
 //!
 //! # The race that looks dangerous
@@ -372,6 +372,41 @@ impl Completer {
         Watch(self.issue())
     }
 
+    /// A future for the record `index` where many append at once: one addition to the reference count.
+    #[inline]
+    pub(super) fn future_of_many(&self, index: u32, timestamp: i64) -> RecordFuture {
+        // Relaxed: as in `Reference::clone`: the block is held meanwhile.
+        self.shared().references.fetch_add(1, Relaxed);
+        RecordFuture { reference: Reference(self.shared), index, timestamp, registered: None }
+    }
+
+    /// Fails the records of a batch that cannot be closed yet, because somebody still copies into it. Callbacks run here, in the order given; no
+    /// later one will be kept.
+    ///
+    /// # Safety
+    /// COMP-3: the caller is the one who ends this batch, and nobody else adds callbacks or ends it meanwhile.
+    pub(super) unsafe fn end_early(
+        &self,
+        kind: FinalState,
+        error: SendError,
+        callbacks: impl IntoIterator<Item = (u32, i64, Callback)>,
+    ) {
+        let callbacks =
+            callbacks.into_iter().map(|(index, timestamp, callback)| Registered { index, timestamp, callback });
+        // SAFETY: COMP-3, by the caller's promise.
+        self.shared().callbacks.with_mut(|cell| unsafe { (*cell).extend(callbacks) });
+        self.open_no_more();
+        // Nobody else settles before the batch is closed.
+        let _ = self.shared().settle(kind, Outcome::Lost { error, record_errors: None });
+    }
+
+    /// From here on it can be settled.
+    fn open_no_more(&self) {
+        // Release pairs with the Acquire of the CAS in `settle`: whoever settles sees the callbacks; who comes before this finds OPEN. An exchange and not a
+        // store, since it may have been ended early: then it stays as it was settled. Relaxed on failure: the thread that ended it early has handed it over.
+        let _ = self.shared().state.compare_exchange(OPEN, PENDING, Release, Relaxed);
+    }
+
     /// Ends issuing; returns what is left of the block but one, which is the result's.
     pub fn close(self) -> Completion {
         std::mem::ManuallyDrop::new(self).finish()
@@ -379,8 +414,7 @@ impl Completer {
 
     /// Called once: by `close`, or by the drop.
     fn finish(&mut self) -> Completion {
-        // Release pairs with the Acquire of the CAS in `settle`: whoever settles sees the callbacks; who comes before this store finds OPEN.
-        self.shared().state.store(PENDING, Release);
+        self.open_no_more();
         // SAFETY: COMP-4: of the block, `issued` were handed out, one stays for the result, the rest is ours to give back.
         unsafe { Reference::give_back(self.shared, BLOCK - self.issued - 1) };
         Completion(Reference(self.shared))

@@ -5,10 +5,14 @@
 //!
 //! Source: Kafka's `MemoryRecordsBuilder` and `ProducerBatch`; BATCH-01 to BATCH-21.
 
+mod atomic;
+mod callbacks;
 mod completion;
 mod foreign;
 mod sealed;
+mod word;
 
+pub use atomic::{AtomicBatch, Full, OwnedBatch, Publish, Reservation};
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };

@@ -17,7 +17,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use args::{Command, Core, Tuning};
+use args::{Command, Tuning};
 
 use crate::accumulator::AccumulatorConfig;
 use crate::producer::ProducerConfig;
@@ -114,13 +114,8 @@ macro_rules! with_core {
         match $core {
             $crate::cli::args::Core::Mutex => $function::<$crate::mutex::StdAccumulator>($($argument),*),
             $crate::cli::args::Core::MutexParkingLot => $function::<$crate::mutex::ParkingLotAccumulator>($($argument),*),
-            core @ $crate::cli::args::Core::Lockfree => Err($crate::cli::no_such_core(core)),
+            $crate::cli::args::Core::Lockfree => $function::<$crate::accumulator::LockFreeAccumulator>($($argument),*),
         }
     };
 }
 use with_core;
-
-/// The arguments are checked against the list of cores that exist, so this is never seen.
-fn no_such_core(core: Core) -> anyhow::Error {
-    anyhow::anyhow!("this version has no {core} core")
-}

@@ -41,7 +41,7 @@ pub(super) struct Report {
     rounds: u32,
     bytes: u64,
     cores: Vec<CoreReport>,
-    /// Median over the rounds of the lock-free core's rate by the strongest mutex's; null while there is one kind of core.
+    /// Median over the rounds of the lock-free core's rate by the strongest mutex's; null where only one kind of core was run.
     ratio_records_per_s: Option<f64>,
 }
 

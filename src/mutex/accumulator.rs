@@ -24,7 +24,7 @@ use std::time::Duration;
 use super::batch::MutexBatch;
 use super::partition_map::{CopyOnWriteMap, EntryHandle};
 use super::pool::MutexPool;
-use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView};
+use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView, await_all};
 use crate::batch::{OpenBatch, Placed, Reply, SealedBatch, Watch, refuse_in_callback};
 use crate::broker::{Cluster, Leader, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
@@ -303,14 +303,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         let _flushing = Flushing(&self.flushes);
         refuse_in_callback()?;
         let unfinished: Vec<Watch> = self.incomplete.lock().values().cloned().collect();
-        let deadline = timeout.map(|timeout| (timeout, self.clock.now().saturating_add(timeout)));
-        for watch in unfinished {
-            let left = deadline.map(|(_, deadline)| (deadline.saturating_since(self.clock.now()), &*self.clock));
-            if !watch.wait::<F::Parker>(left) {
-                return Err(FlushError::TimedOut(timeout.unwrap_or_default()));
-            }
-        }
-        Ok(())
+        await_all::<F::Parker>(&unfinished, timeout, &*self.clock)
     }
 
     fn close(&self) {

@@ -81,8 +81,8 @@ pub struct AtomicPoolCore {
     poolable: usize,
     granularity: Granularity,
     clock: SharedClock,
-    /// Waiters counted in the word that have cancelled, or are about to.
-    cancelled: AtomicUsize,
+    /// Waiters counted in the word that do not stand in line: not linked yet, or cancelled, or about to be.
+    absent: AtomicUsize,
     /// Nanoseconds.
     wait_time: AtomicU64,
     exhausted: AtomicU64,
@@ -105,14 +105,14 @@ impl Turn<'_> {
     /// Ends a wait that is not wanted any more; `false` if it was granted before.
     fn cancel(&self) -> bool {
         // Relaxed: a figure. Before the cancel, so that it never falls below zero.
-        self.core.cancelled.fetch_add(1, Relaxed);
+        self.core.absent.fetch_add(1, Relaxed);
         let cancelled = self.waiter.cancel();
         if cancelled {
             // Whoever stands behind may be served now.
             self.core.help();
         } else {
             // Relaxed: a figure.
-            self.core.cancelled.fetch_sub(1, Relaxed);
+            self.core.absent.fetch_sub(1, Relaxed);
         }
         cancelled
     }
@@ -142,7 +142,13 @@ impl AtomicPoolCore {
     }
 
     /// Books `size` bytes, waiting at most `max_block`.
-    fn reserve(&self, size: usize, granules: u64, max_block: Duration) -> Result<(), PoolError> {
+    fn reserve(
+        &self,
+        size: usize,
+        granules: u64,
+        max_block: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<(), PoolError> {
         let mut word = self.load();
         loop {
             let to = if word.closed() {
@@ -156,10 +162,19 @@ impl AtomicPoolCore {
             } else {
                 word.one_more_waiter()
             };
+            let waits = to.waiters() > word.waiters();
+            if waits {
+                // Relaxed: a figure. Before the count, so that nobody is taken to stand in line who does not.
+                self.absent.fetch_add(1, Relaxed);
+            }
             match self.exchange(word, to, "pool.reserve") {
-                Ok(()) if to.waiters() == word.waiters() => return Ok(()),
-                Ok(()) => return self.wait(size, granules, max_block),
+                Ok(()) if waits => return self.wait(size, granules, max_block, waiting),
+                Ok(()) => return Ok(()),
                 Err(now) => word = now,
+            }
+            if waits {
+                // Relaxed: a figure.
+                self.absent.fetch_sub(1, Relaxed);
             }
         }
     }
@@ -171,14 +186,19 @@ impl AtomicPoolCore {
     }
 
     /// Waits in line. The caller has counted itself.
-    fn wait(&self, size: usize, granules: u64, max_block: Duration) -> Result<(), PoolError> {
+    fn wait(&self, size: usize, granules: u64, max_block: Duration, waiting: impl FnOnce()) -> Result<(), PoolError> {
         let waiter = Waiter::new(granules);
         self.line.join(waiter.clone(), &epoch::pin());
+        // Relaxed: a figure. From here on it stands in line, and nobody who comes later is served before it (L4).
+        self.absent.fetch_sub(1, Relaxed);
         step("pool.joined");
         // AcqRel: see the first race at the module's head. An exchange that changes nothing, for its place in the word's order.
         self.word.fetch_add(0, AcqRel);
         let turn = Turn { core: self, waiter };
         self.help();
+        if turn.waiter.progress() == Progress::Waiting {
+            waiting();
+        }
         let mut left = max_block;
         loop {
             if turn.waiter.progress() == Progress::Granted {
@@ -237,7 +257,7 @@ impl AtomicPoolCore {
                 Progress::Waiting => self.exchange(word, word.grant(), "pool.set-grant"),
                 Progress::Cancelled => self.exchange(word, word.next_turn(), "pool.skip").map(|()| {
                     // Relaxed: a figure.
-                    self.cancelled.fetch_sub(1, Relaxed);
+                    self.absent.fetch_sub(1, Relaxed);
                 }),
                 // Else the word is older than the grant.
                 Progress::Granted if word.granting() => {
@@ -290,8 +310,8 @@ impl AtomicPoolCore {
 
     fn bytes_available(&self, word: Word) -> u64 {
         // What the granules cannot say of the total is available always.
-        let rest = self.total - self.granularity.bytes(self.granularity.within(self.total));
-        self.granularity.bytes(word.available()) + rest
+        let rest = self.total.saturating_sub(self.granularity.bytes(self.granularity.within(self.total)));
+        (self.granularity.bytes(word.available()) + rest).min(self.total)
     }
 
     fn buffer(&self, size: usize) -> Option<Buffer> {
@@ -344,6 +364,30 @@ impl AtomicPool {
         // SAFETY: POOL-E: the handle is not gone.
         unsafe { self.0.as_ref() }
     }
+
+    /// [`BufferPool::allocate`] that calls `waiting` once the caller stands in line and before it sleeps: whoever can free memory may want to know (ACC-21). Not pinned.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub fn allocate_telling(
+        &self,
+        size: usize,
+        max_block: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<Lease<AtomicPoolCore>, PoolError> {
+        let core = self.core();
+        if size as u64 > core.total {
+            return Err(PoolError::TooLarge { requested: size, total: core.total });
+        }
+        let granules = core.granules(size);
+        core.reserve(size, granules, max_block, waiting)?;
+        let Some(buffer) = core.buffer(size) else {
+            core.credit(granules);
+            return Err(PoolError::OutOfMemory { requested: size });
+        };
+        // SAFETY: the core came from a box and the word counts the lease's granules, at least one; POOL-E.
+        Ok(unsafe { Lease::new(buffer, size, self.0) })
+    }
 }
 
 impl BufferPool for AtomicPool {
@@ -360,7 +404,7 @@ impl BufferPool for AtomicPool {
             poolable,
             granularity,
             clock,
-            cancelled: AtomicUsize::new(0),
+            absent: AtomicUsize::new(0),
             wait_time: AtomicU64::new(0),
             exhausted: AtomicU64::new(0),
         });
@@ -368,24 +412,13 @@ impl BufferPool for AtomicPool {
     }
 
     fn allocate(&self, size: usize, max_block: Duration) -> Result<Lease<AtomicPoolCore>, PoolError> {
-        let core = self.core();
-        if size as u64 > core.total {
-            return Err(PoolError::TooLarge { requested: size, total: core.total });
-        }
-        let granules = core.granules(size);
-        core.reserve(size, granules, max_block)?;
-        let Some(buffer) = core.buffer(size) else {
-            core.credit(granules);
-            return Err(PoolError::OutOfMemory { requested: size });
-        };
-        // SAFETY: the core came from a box and the word counts the lease's granules, at least one; POOL-E.
-        Ok(unsafe { Lease::new(buffer, size, self.0) })
+        self.allocate_telling(size, max_block, || ())
     }
 
     fn queued(&self) -> usize {
         let core = self.core();
         // Relaxed: a figure.
-        core.load().waiters().saturating_sub(core.cancelled.load(Relaxed))
+        core.load().waiters().saturating_sub(core.absent.load(Relaxed))
     }
 
     fn snapshot(&self) -> PoolSnapshot {

@@ -135,9 +135,9 @@ impl Granularity {
         Self { shift }
     }
 
-    /// Whole granules in `bytes`: for what is there.
+    /// Whole granules in a total of `bytes`. At least one: of a pool of no bytes somebody may have an empty lease.
     pub(super) fn within(self, bytes: u64) -> u64 {
-        bytes >> self.shift
+        (bytes >> self.shift).max(1)
     }
 
     /// Granules that `bytes` take: for what is charged. At least one, so that a lease always shows.
@@ -177,7 +177,7 @@ mod tests {
         for total in [0, 1, AVAILABLE_MASK, AVAILABLE_MASK + 1, 1 << 40, u64::MAX] {
             let granularity = Granularity::of(total);
             assert!(granularity.within(total) <= AVAILABLE_MASK);
-            assert!(granularity.bytes(granularity.within(total)) <= total);
+            assert!(granularity.bytes(granularity.within(total)) <= total.max(1));
         }
         let fine = Granularity::of(1 << 20);
         assert_eq!((fine.around(0), fine.around(1), fine.around(100)), (1, 1, 100));

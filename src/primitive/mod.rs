@@ -32,6 +32,7 @@ pub mod random;
 #[cfg(feature = "testing")]
 pub mod sim;
 mod step;
+pub mod witness;
 
 pub use step::{Step, step};
 #[cfg(any(test, feature = "testing"))]

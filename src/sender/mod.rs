@@ -91,6 +91,7 @@ pub struct Sender<A: Accumulator, B: Broker> {
 impl<A: Accumulator, B: Broker> Sender<A, B> {
     /// A sender that nobody runs yet: [`Sender::run_once`] by hand, or [`SenderHandle::spawn`].
     pub fn new(accumulator: Arc<A>, view: A::View, broker: B, clock: SharedClock, config: SenderConfig) -> Self {
+        accumulator.wake_when_short(broker.waker());
         Self {
             accumulator,
             view,
@@ -199,17 +200,25 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
         }
     }
 
-    /// The expiry pass (SEND-08): queued batches first, then those in flight, each in the order in which they were opened (SEND-31).
+    /// The expiry pass (SEND-08): queued batches first, then those in flight, each in the order in which they were opened (SEND-31); or all by their deadlines, where
+    /// the core promises that (GAP-28).
     fn expire(&mut self, now: Instant) {
         let mut queued = self.view.expired(now);
         queued.sort_by_key(SealedBatch::id);
-        for batch in queued {
-            self.fail_expired(batch, now);
-        }
         let timeout = self.config.delivery_timeout;
         let is_late = |batch: &InFlight| now.saturating_since(batch.created) >= timeout;
-        let late: Vec<u64> = self.in_flight.iter().filter(|(_, batch)| is_late(batch)).map(|(id, _)| *id).collect();
-        for id in late {
+        let in_flight = self.in_flight.iter().filter(|(_, batch)| is_late(batch));
+        let in_flight: Vec<_> = in_flight.map(|(id, batch)| ((batch.created, *id), None)).collect();
+        let mut late: Vec<_> = queued.into_iter().map(|batch| ((batch.created(), batch.id()), Some(batch))).collect();
+        late.extend(in_flight);
+        if A::View::BY_DEADLINE {
+            late.sort_by_key(|(deadline, _)| *deadline);
+        }
+        for ((_, id), queued) in late {
+            if let Some(batch) = queued {
+                self.fail_expired(batch, now);
+                continue;
+            }
             let Some(batch) = self.in_flight.remove(&id) else { continue };
             let error = self.expiry(&batch.topic_partition, batch.records, batch.created, now);
             // The records end now, the memory when the request comes back (SEND-09, GAP-15). In ordering mode the partition stays muted until

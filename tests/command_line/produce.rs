@@ -32,7 +32,7 @@ fn nasty() -> Vec<u8> {
 #[test]
 fn any_file_comes_back_line_by_line_and_its_last_line_gains_a_newline() {
     let want = [nasty(), b"\n".to_vec()].concat();
-    for core in ["mutex", "mutex-parking-lot"] {
+    for core in ["lockfree", "mutex", "mutex-parking-lot"] {
         let dir = Dir::new();
         let (file, logs) = (dir.file("nasty", nasty()), dir.text("logs"));
         run(&["produce", "--topic", "t", "--log-dir", &logs, "--core", core, &file]).ok();

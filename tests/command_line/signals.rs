@@ -129,7 +129,7 @@ fn long_comparison(dir: &Dir, group: bool) -> Running {
         command.process_group(0);
     }
     let running = Running::start(&mut command);
-    wait_for("records", || dir.log_len("compare-mutex-1", 0) > 0);
+    wait_for("records", || dir.log_len("compare-lockfree-1", 0) > 0);
     running
 }
 
@@ -155,7 +155,7 @@ fn an_interrupted_comparison_counts_what_was_accepted() {
         let verdict = ended.text().lines().last().unwrap().replace(|c: char| !c.is_ascii_digit() && c != ',', "");
         assert_eq!(verdict, format!("{records}{records},0,0,0"));
         let logs = dir.text("logs");
-        let read = crate::support::run(&["consume", "--topic", "compare-mutex-1", "--log-dir", &logs]).ok().out;
+        let read = crate::support::run(&["consume", "--topic", "compare-lockfree-1", "--log-dir", &logs]).ok().out;
         assert_eq!(read.iter().filter(|byte| **byte == b'\n').count() as u64, records);
     }
 }
@@ -202,7 +202,7 @@ fn a_core_whose_parent_was_killed_ends() {
     assert!(ends, "the core ends by itself");
     running.ended();
     let logs = dir.text("logs");
-    crate::support::run(&["consume", "--topic", "compare-mutex-1", "--log-dir", &logs]).ok();
+    crate::support::run(&["consume", "--topic", "compare-lockfree-1", "--log-dir", &logs]).ok();
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn without_a_command_the_sample_is_compared() {
     drop(command);
     // Every core would have two seconds and three rounds; the first is enough here.
     let (mut screen, mut shown) = (screen, Vec::new());
-    while !String::from_utf8_lossy(&shown).contains("mutex, round 1 of 3") {
+    while !String::from_utf8_lossy(&shown).contains("lockfree, round 1 of 3") {
         let mut piece = [0; 4096];
         let len = std::io::Read::read(&mut screen, &mut piece).expect("it still runs");
         shown.extend_from_slice(&piece[..len]);

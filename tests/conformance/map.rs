@@ -11,7 +11,7 @@ use unlatched::primitive::atomic::{AtomicBool, AtomicUsize};
 use crate::deviations::{Behaviour, keeps};
 use crate::support::{Core, Gate, SOON, Stopwatch, Worker, on_every_core};
 
-on_every_core![@lockfree
+on_every_core![
     map_01_reads_find_what_is_there,
     map_01_reads_go_on_while_a_writer_stands_still,
     map_01_a_reader_may_use_the_map_while_it_reads,

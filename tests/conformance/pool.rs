@@ -14,7 +14,7 @@ use unlatched::record::Record;
 use crate::deviations::{Behaviour, keeps};
 use crate::support::{Core, GLANCE, LONG, LeaseOf, Marked, SOON, Stopwatch, Worker, eventually, on_every_core};
 
-on_every_core![@lockfree
+on_every_core![
     gap_08_the_pool_goes_with_the_last_of_its_handle_and_its_leases,
     pool_04_broken_up_buffers_go_back_to_the_machine,
     pool_01_starts_unallocated_and_empty,
@@ -97,6 +97,11 @@ fn pool_01_budgets_that_are_no_multiple_of_the_poolable_size<C: Core>() {
 
     let none = pool::<C>(0, 64);
     assert_eq!(none.allocate(1, LONG).unwrap_err(), PoolError::TooLarge { requested: 1, total: 0 });
+    // An empty lease of it outlives its handle as any other does.
+    let empty = take::<C>(&none, 0);
+    drop(none);
+    assert_eq!(empty.len(), 0);
+    drop(empty);
 }
 
 fn pool_02_more_than_total_fails_at_once_and_total_is_legal<C: Core>() {

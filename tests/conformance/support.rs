@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use unlatched::accumulator::Accumulator;
-use unlatched::batch::OpenBatch;
+use unlatched::accumulator::{Accumulator, LockFreeAccumulator};
+use unlatched::batch::{OpenBatch, OwnedBatch};
 use unlatched::mutex::{CopyOnWriteMap, MutexAccumulator, MutexBatch, MutexPool};
 use unlatched::partition_map::{PartitionMap, SegmentedMap};
 use unlatched::pool::{AtomicPool, BufferPool, Lease};
@@ -46,7 +46,7 @@ impl<F: LockFamily> Core for Twin<F> {
     type Accumulator = MutexAccumulator<F>;
 }
 
-/// The lock-free core, as far as it is built: its pool and its map. The rest is still the twin's.
+/// The lock-free core.
 pub(crate) struct LockFree;
 
 impl Core for LockFree {
@@ -54,8 +54,8 @@ impl Core for LockFree {
     const SNAPSHOT_IS_ONE_INSTANT: bool = false;
     type Pool = AtomicPool;
     type Map<V: Send + Sync + 'static> = SegmentedMap<V>;
-    type Batch = MutexBatch;
-    type Accumulator = MutexAccumulator<ParkingLot>;
+    type Batch = OwnedBatch;
+    type Accumulator = LockFreeAccumulator;
 }
 
 pub(crate) type StdTwin = Twin<StdLock>;
@@ -73,9 +73,6 @@ macro_rules! on_every_core {
         pub(crate) const TESTS: &[&str] = &[$(stringify!($name)),*];
         on_every_core!(@core mutex, StdTwin: $($name)*);
         on_every_core!(@core mutex_parking_lot, ParkingLotTwin: $($name)*);
-    };
-    (@lockfree $($name:ident,)*) => {
-        on_every_core![$($name,)*];
         on_every_core!(@core lockfree, LockFree: $($name)*);
     };
     (@core $module:ident, $core:ident: $($name:ident)*) => {

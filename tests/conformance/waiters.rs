@@ -15,7 +15,7 @@ use crate::support::{
     Core, GLANCE, Gate, LONG, LeaseOf, PATIENCE, SOON, Stopwatch, WatchedClock, Worker, eventually, on_every_core,
 };
 
-on_every_core![@lockfree
+on_every_core![
     pool_06_waiters_are_served_first_come_first_served,
     pool_06_waiters_of_different_sizes_keep_their_order,
     pool_07_a_waiter_takes_a_returned_buffer_whole,

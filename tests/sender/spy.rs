@@ -110,6 +110,8 @@ impl<V> SpyView<V> {
 }
 
 impl<V: SenderView> SenderView for SpyView<V> {
+    const BY_DEADLINE: bool = V::BY_DEADLINE;
+
     fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck {
         self.log.note("ready");
         self.view.ready(cluster, now)

@@ -10,15 +10,16 @@ pub(crate) use crate::threads::{Gate, LONG, Worker, eventually, lock};
 /// Makes of each generic function `fn name<A: Accumulator>()` a test per core, `<core>::<name>`. A new core is one more line here.
 macro_rules! on_every_core {
     ($($name:ident,)*) => {
-        on_every_core!(@core mutex, StdAccumulator: $($name)*);
-        on_every_core!(@core mutex_parking_lot, ParkingLotAccumulator: $($name)*);
+        on_every_core!(@core mutex, unlatched::mutex::StdAccumulator: $($name)*);
+        on_every_core!(@core mutex_parking_lot, unlatched::mutex::ParkingLotAccumulator: $($name)*);
+        on_every_core!(@core lockfree, unlatched::accumulator::LockFreeAccumulator: $($name)*);
     };
-    (@core $module:ident, $core:ident: $($name:ident)*) => {
+    (@core $module:ident, $core:ty: $($name:ident)*) => {
         mod $module {
             $(
                 #[test]
                 fn $name() {
-                    super::$name::<unlatched::mutex::$core>();
+                    super::$name::<$core>();
                 }
             )*
         }

@@ -27,20 +27,16 @@ pub struct CoreInfo {
     pub name: &'static str,
     /// What it is, in half a line.
     pub about: &'static str,
-    /// Whether this program has it.
-    pub exists: bool,
 }
 
-/// Every core that has a name, in the order in which `compare` shows them. The first one that exists is the default of
-/// `produce`.
+/// Every core, in the order in which `compare` shows them. The first one is the default of `produce`.
 pub const CORES: &[CoreInfo] = &[
-    CoreInfo { core: Core::Lockfree, name: "lockfree", about: "no locks on the way of a record", exists: false },
-    CoreInfo { core: Core::Mutex, name: "mutex", about: "Kafka's own algorithm, std's mutex", exists: true },
+    CoreInfo { core: Core::Lockfree, name: "lockfree", about: "no locks on the way of a record" },
+    CoreInfo { core: Core::Mutex, name: "mutex", about: "Kafka's own algorithm, std's mutex" },
     CoreInfo {
         core: Core::MutexParkingLot,
         name: "mutex-parking-lot",
         about: "Kafka's own algorithm, parking_lot's mutex",
-        exists: true,
     },
 ];
 
@@ -62,7 +58,7 @@ impl fmt::Display for Core {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CoreChoice {
-    /// All that exist.
+    /// All.
     All,
     /// This one.
     One(Core),
@@ -71,78 +67,61 @@ pub enum CoreChoice {
 impl CoreChoice {
     /// The chosen cores, in the order of [`CORES`].
     pub fn cores(self) -> impl Iterator<Item = Core> {
-        CORES.iter().filter(|info| info.exists).map(|info| info.core).filter(move |&core| match self {
+        CORES.iter().map(|info| info.core).filter(move |&core| match self {
             Self::All => true,
             Self::One(one) => one == core,
         })
     }
 }
 
-/// A core that cannot be run.
+/// No core has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CoreError {
-    /// The name is known, but this program does not have the core.
-    #[error("this version has no {name} core yet; it has {available}")]
-    NotYet {
-        /// The name.
-        name: &'static str,
-        /// The names of those that there are.
-        available: String,
-    },
-    /// There is no such name.
-    #[error("no such core; there are {available}")]
-    Unknown {
-        /// The names of those that there are.
-        available: String,
-    },
+#[error("no such core; there are {available}")]
+pub struct CoreError {
+    /// The names of those that there are.
+    pub available: String,
 }
 
-/// The core of this name in a list like [`CORES`].
+/// The core of this name.
 ///
 /// # Errors
 ///
-/// If there is none, or if it does not exist yet.
-pub fn find_core(name: &str, cores: &[CoreInfo]) -> Result<Core, CoreError> {
-    let available = || names(cores);
-    match cores.iter().find(|info| info.name == name) {
-        Some(info) if info.exists => Ok(info.core),
-        Some(info) => Err(CoreError::NotYet { name: info.name, available: available() }),
-        None => Err(CoreError::Unknown { available: available() }),
-    }
+/// If there is none.
+pub fn find_core(name: &str) -> Result<Core, CoreError> {
+    let found = CORES.iter().find(|info| info.name == name);
+    found.map(|info| info.core).ok_or_else(|| CoreError { available: names() })
 }
 
-fn names(cores: &[CoreInfo]) -> String {
-    cores.iter().filter(|info| info.exists).map(|info| info.name).collect::<Vec<_>>().join(", ")
+fn names() -> String {
+    CORES.iter().map(|info| info.name).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn core_choice(text: &str) -> Result<CoreChoice, CoreError> {
     if text == "all" {
         return Ok(CoreChoice::All);
     }
-    find_core(text, CORES).map(CoreChoice::One).map_err(|error| match error {
-        CoreError::NotYet { name, available } => CoreError::NotYet { name, available: available + ", all" },
-        CoreError::Unknown { available } => CoreError::Unknown { available: available + ", all" },
-    })
+    let with_all = |error: CoreError| CoreError { available: error.available + ", all" };
+    find_core(text).map(CoreChoice::One).map_err(with_all)
 }
 
 pub(super) fn one_core(text: &str) -> Result<Core, CoreError> {
-    find_core(text, CORES)
+    find_core(text)
 }
 
 pub(super) fn first_core() -> Core {
-    CoreChoice::All.cores().next().expect("CORES has a core that exists")
+    CORES[0].core
 }
 
 /// The cores for a help text, in one line.
 pub(super) fn core_help(all: bool) -> String {
-    let names = names(CORES);
+    let names = names();
     if all { format!("Core to run: one of {names}, or all") } else { format!("Core to send with: one of {names}") }
 }
 
 /// The cores for a help text, a line each.
 pub(super) fn core_long_help(all: bool) -> String {
     let mut help = if all { "Core to run:" } else { "Core to send with:" }.to_owned();
-    for info in CORES.iter().filter(|info| info.exists) {
+    for info in CORES {
         help.push_str(&format!("\n- {}: {}", info.name, info.about));
     }
     if all {

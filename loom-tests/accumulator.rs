@@ -1,0 +1,435 @@
+//! The lock-free accumulator: one open batch a lane, order, nothing after the close, flushes, aborts. The shipping type, whole: lanes, books, ready stack, pool, sender's view.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, LaneHandle, LockFreeAccumulator, LockFreeView, SenderView};
+use unlatched::batch::{RecordFuture, Reply, SealedBatch};
+use unlatched::broker::{Cluster, NodeId};
+use unlatched::error::{SendError, TopicPartition};
+use unlatched::primitive::clock::{Instant, ManualClock};
+use unlatched::primitive::thread;
+use unlatched::record::{Record, RecordBatch};
+
+use crate::runner::{Bound, Check, Model, model};
+
+pub(crate) fn models() -> Vec<Check> {
+    vec![
+        double_open(),
+        append_against_close(),
+        new_partition_against_close(),
+        flush_against_append(),
+        flush_sees_what_was_appended_before(),
+        drain_against_append(),
+        order_over_two_batches(),
+        forced_close_against_append(),
+        expiry_against_append(),
+        walk_against_sweep(),
+        sweep_under_the_collector(),
+    ]
+}
+
+const NODE: NodeId = NodeId(0);
+
+/// Ten bytes: of its bound, which is what the pool is asked for, two such records take all.
+fn named(name: &str) -> String {
+    format!("{name:.<10}")
+}
+
+struct Scene {
+    accumulator: Arc<LockFreeAccumulator>,
+    lane: LaneHandle,
+    view: Mutex<Option<LockFreeView>>,
+    cluster: Cluster,
+    called: Mutex<Vec<&'static str>>,
+    kept: Mutex<Vec<RecordFuture>>,
+}
+
+fn tp(partition: i32) -> TopicPartition {
+    TopicPartition::new("t", partition)
+}
+
+impl Scene {
+    fn new() -> Arc<Self> {
+        let config = AccumulatorConfig {
+            buffer_memory: 1 << 10,
+            batch_size: 1,
+            linger: Duration::ZERO,
+            delivery_timeout: Duration::from_secs(1),
+            ..AccumulatorConfig::default()
+        };
+        let (accumulator, view) = LockFreeAccumulator::new(config, ManualClock::at(0));
+        let lane = accumulator.partition(&tp(0));
+        Arc::new(Self {
+            accumulator,
+            lane,
+            view: Mutex::new(Some(view)),
+            cluster: Cluster::single_node(NODE, [("t", 2)]),
+            called: Mutex::default(),
+            kept: Mutex::default(),
+        })
+    }
+
+    fn with(names: &[&str]) -> Arc<Self> {
+        let scene = Self::new();
+        names.iter().for_each(|name| assert_eq!(scene.append(name), "in"));
+        scene
+    }
+
+    fn append_to(&self, lane: &LaneHandle, name: &str, reply: Reply) -> &'static str {
+        let value = named(name);
+        let record = Record { timestamp: 7, value: Some(value.as_bytes()), ..Record::default() };
+        match self.accumulator.append(lane, &record, reply, Duration::ZERO) {
+            Ok(appended) => {
+                self.kept.lock().unwrap().extend(appended.future);
+                "in"
+            }
+            Err(_) => "refused",
+        }
+    }
+
+    fn append(&self, name: &str) -> &'static str {
+        self.append_to(&self.lane, name, Reply::IGNORE)
+    }
+
+    /// The sender's view; no other role may use it meanwhile.
+    fn view<R>(&self, with: impl FnOnce(&mut LockFreeView) -> R) -> R {
+        let mut view = self.view.lock().unwrap().take().expect("one role has it");
+        let result = with(&mut view);
+        *self.view.lock().unwrap() = Some(view);
+        result
+    }
+
+    fn drain(&self) -> Vec<SealedBatch> {
+        self.view(|view| {
+            let mut drained = view.drain(&self.cluster, &[NODE], usize::MAX, Instant::ZERO);
+            drained.remove(0).batches
+        })
+    }
+
+    /// Completes batches; the names in them, batches apart.
+    fn complete(&self, batches: Vec<SealedBatch>) -> String {
+        let mut names = String::new();
+        for batch in batches {
+            names += &names_in(&batch);
+            names.push('|');
+            assert_eq!(batch.completion().complete(0, None), Ok(true));
+            self.view(|view| view.deallocate(batch)).expect("in the books");
+        }
+        names
+    }
+
+    /// Drains until nothing is queued, nobody else being about.
+    fn rest(&self) -> String {
+        let mut log = String::new();
+        while self.accumulator.has_undrained() {
+            let before = log.len();
+            log += &self.complete(self.drain());
+            assert!(log.len() > before, "what is queued can be drained");
+        }
+        log
+    }
+
+    /// That nothing is left, and every byte is back.
+    fn whole(&self) {
+        assert!(!self.accumulator.has_undrained() && !self.accumulator.has_incomplete());
+        let pool = self.accumulator.pool();
+        assert_eq!(pool.available(), pool.total);
+    }
+}
+
+fn names_in(batch: &SealedBatch) -> String {
+    let (parsed, _) = RecordBatch::parse(batch.as_bytes()).expect("a whole batch with a good checksum");
+    let name = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('.').to_owned();
+    let names: Vec<_> = parsed.records().map(|record| name(record.expect("a good record").value.expect("a value"))).collect();
+    names.join(" ")
+}
+
+fn lanes(
+    name: &str,
+    law: &'static str,
+    bound: Bound,
+    scene: impl Fn() -> Arc<Scene> + Send + Sync + 'static,
+) -> Model<Arc<Scene>, String> {
+    model(name, law, bound, scene).keeps_retired()
+}
+
+fn double_open() -> Check {
+    lanes("lane_double_open", "of two who open, one wins; the other's memory goes back, its record does not get lost", Bound::Preemptions(2), Scene::new)
+        .role("a", |scene: &Arc<Scene>| scene.append("a").into())
+        .role("b", |scene| scene.append("b").into())
+        .expect(
+            |scene, results| {
+                assert_eq!(results, ["in", "in"]);
+                assert_eq!(scene.accumulator.pool().leased, 95, "one batch");
+                let log = scene.rest();
+                scene.whole();
+                log
+            },
+            &["a b|", "b a|"],
+        )
+}
+
+/// A close, and whether a look begun after it finds anything.
+fn close_and_look(scene: &Arc<Scene>) -> String {
+    scene.accumulator.close();
+    if scene.accumulator.has_undrained() { "seen" } else { "nothing" }.into()
+}
+
+fn accepted_is_seen(scene: &Arc<Scene>, results: &[String]) -> String {
+    let log = scene.rest();
+    scene.whole();
+    format!("{}, {}: {log}", results[0], results[1])
+}
+
+fn append_against_close() -> Check {
+    lanes(
+        "lane_append_against_close",
+        "what is accepted is seen by a look after the close, whether it went to an open batch or opened one (ACC-48)",
+        Bound::Preemptions(2),
+        Scene::new,
+    )
+    .role("appender", |scene: &Arc<Scene>| format!("{} {}", scene.append("a"), scene.append("b")))
+    .role("closer", close_and_look)
+    .expect(
+        accepted_is_seen,
+        &["in in, seen: a b|", "in refused, seen: a|", "refused refused, nothing: "],
+    )
+}
+
+fn new_partition_against_close() -> Check {
+    lanes(
+        "lane_new_partition_against_close",
+        "also where the partition appears during the close",
+        Bound::Preemptions(2),
+        Scene::new,
+    )
+    .role("appender", |scene: &Arc<Scene>| {
+        let lane = scene.accumulator.partition(&tp(1));
+        scene.append_to(&lane, "a", Reply::IGNORE).into()
+    })
+    .role("closer", close_and_look)
+    .expect(accepted_is_seen, &["in, seen: a|", "refused, nothing: "])
+}
+
+/// Drains until one batch has come, and completes it.
+fn drain_one(scene: &Arc<Scene>) -> String {
+    loop {
+        let batches = scene.drain();
+        if !batches.is_empty() {
+            return scene.complete(batches);
+        }
+        thread::yield_now();
+    }
+}
+
+fn flush_against_append() -> Check {
+    lanes(
+        "lane_flush_against_append",
+        "a flush ends when what was there has completed, whatever is appended meanwhile",
+        Bound::Preemptions(1),
+        || Scene::with(&["a"]),
+    )
+    .role("flusher", |scene: &Arc<Scene>| {
+        scene.accumulator.begin_flush();
+        format!("{:?}", scene.accumulator.await_flush(None).is_ok())
+    })
+    .role("appender", |scene| scene.append("b").into())
+    .role("sender", drain_one)
+    .expect(
+        |scene, results| {
+            let rest = scene.rest();
+            scene.whole();
+            format!("{} {} {}{rest}", results[0], results[1], results[2])
+        },
+        &["true in a b|", "true in a|b|"],
+    )
+}
+
+fn flush_sees_what_was_appended_before() -> Check {
+    lanes(
+        "lane_flush_sees_what_was_appended_before",
+        "a flush waits for each record whose append had returned, also where another has opened its batch and is not done with that",
+        Bound::Preemptions(2),
+        Scene::new,
+    )
+    .role("opener", |scene: &Arc<Scene>| scene.append("a").into())
+    .role("appender", |scene| {
+        scene.append_to(&scene.lane, "b", Reply::FUTURE);
+        scene.accumulator.begin_flush();
+        // Nobody sends: a flush that waits for anything times out.
+        match scene.accumulator.await_flush(Some(Duration::ZERO)) {
+            Ok(()) => "flushed unsent".into(),
+            Err(_) => "waits".into(),
+        }
+    })
+    .expect(
+        |scene, results| {
+            let log = scene.rest();
+            scene.whole();
+            format!("{}: {log}", results[1])
+        },
+        &["waits: a b|", "waits: b a|"],
+    )
+}
+
+fn drain_against_append() -> Check {
+    lanes(
+        "lane_drain_against_append",
+        "the sender seals what is being filled: each record is drained once, in its order",
+        Bound::Preemptions(2),
+        || Scene::with(&["a"]),
+    )
+    .role("appender", |scene: &Arc<Scene>| format!("{} {}", scene.append("b"), scene.append("c")))
+    .role("sender", |scene| scene.complete(scene.drain()))
+    .expect(
+        |scene, results| {
+            assert_eq!(results[0], "in in");
+            let log = format!("{}{}", results[1], scene.rest());
+            scene.whole();
+            log
+        },
+        &["a b|c|", "a|b c|"],
+    )
+}
+
+fn order_over_two_batches() -> Check {
+    lanes(
+        "lane_order_over_two_batches",
+        "a batch that is finished before an earlier one waits for that one: records of one thread stay in order (L6)",
+        Bound::Preemptions(2),
+        Scene::new,
+    )
+    .role("slow", |scene: &Arc<Scene>| scene.append("z").into())
+    .role("appender", |scene| {
+        assert_eq!((scene.append("a"), scene.append("b")), ("in", "in"));
+        String::new()
+    })
+    .role("sender", |scene| scene.complete(scene.drain()))
+    .expect(
+        |scene, results| {
+            let log = format!("{}{}", results[2], scene.rest());
+            assert!(log.find('a') < log.find('b'), "{log}");
+            scene.whole();
+            log
+        },
+        &["a b|z|", "a z|b|", "a|b z|", "a|b|z|", "a|z b|", "z a|b|", "z|a b|"],
+    )
+}
+
+fn forced_close_against_append() -> Check {
+    lanes(
+        "lane_forced_close_against_append",
+        "every accepted record has ended when a forced close returns, once; memory comes back",
+        Bound::Preemptions(2),
+        || Scene::with(&["a"]),
+    )
+    .role("appender", |scene: &Arc<Scene>| {
+        let called = Arc::downgrade(scene);
+        let reply = Reply::callback(move |_| called.upgrade().expect("it lives").called.lock().unwrap().push("b"));
+        scene.append_to(&scene.lane, "b", reply).into()
+    })
+    .role("sender", |scene| {
+        scene.accumulator.close();
+        scene.view(|view| view.abort_incomplete(&SendError::Aborted { reason: "on purpose" }));
+        format!("{} called", scene.called.lock().unwrap().len())
+    })
+    .expect(
+        |scene, results| {
+            assert_eq!(scene.called.lock().unwrap().len(), usize::from(results[0] == "in"));
+            scene.whole();
+            format!("{}, {}", results[0], results[1])
+        },
+        &["in, 1 called", "refused, 0 called"],
+    )
+}
+
+fn expiry_against_append() -> Check {
+    lanes(
+        "lane_expiry_against_append",
+        "a batch whose time is up ends although somebody copies into it, and takes no more after that (L7)",
+        Bound::Preemptions(2),
+        || Scene::with(&["a"]),
+    )
+    .role("appender", |scene: &Arc<Scene>| scene.append_to(&scene.lane, "b", Reply::FUTURE).into())
+    .role("sender", |scene| {
+        let late = Instant::ZERO.saturating_add(Duration::from_secs(1));
+        let expired = scene.view(|view| view.expired(late));
+        let records: u32 = expired.iter().map(SealedBatch::record_count).sum();
+        for batch in expired {
+            assert_eq!(batch.completion().fail(SendError::Aborted { reason: "late" }, None), Ok(true));
+            scene.view(|view| view.deallocate(batch)).expect("in the books");
+        }
+        format!("{records} taken")
+    })
+    .expect(
+        |scene, results| {
+            let future = scene.kept.lock().unwrap().pop().expect("it was accepted");
+            let ended = future.is_done();
+            let log = scene.rest();
+            assert!(future.is_done(), "it ends in the end");
+            scene.whole();
+            format!("{} {}, {}: {log}", results[0], results[1], if ended { "ended" } else { "goes on" })
+        },
+        &["in 0 taken, ended: ", "in 1 taken, goes on: b|", "in 2 taken, ended: "],
+    )
+}
+
+/// Two batches that are over and one that is open.
+fn with_two_over() -> Arc<Scene> {
+    let scene = Scene::with(&["a", "b", "c", "d"]);
+    assert_eq!(scene.rest(), "a b|c d|");
+    assert_eq!(scene.append("e"), "in");
+    scene
+}
+
+fn look(scene: &Arc<Scene>) -> String {
+    format!("{} {}", scene.accumulator.has_undrained(), scene.accumulator.has_incomplete())
+}
+
+fn walk_against_sweep() -> Check {
+    lanes(
+        "lane_walk_against_sweep",
+        "whoever walks the books sees what is unfinished, whatever is entered and struck out meanwhile",
+        Bound::Preemptions(2),
+        with_two_over,
+    )
+    .role("walker", look)
+    .role("sender", |scene| {
+        scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));
+        String::new()
+    })
+    .role("opener", |scene| {
+        let lane = scene.accumulator.partition(&tp(1));
+        scene.append_to(&lane, "f", Reply::IGNORE).into()
+    })
+    .expect(
+        |scene, results| {
+            let log = scene.rest();
+            scene.whole();
+            format!("{}: {log}", results[0])
+        },
+        &["true true: e|f|"],
+    )
+}
+
+fn sweep_under_the_collector() -> Check {
+    model(
+        "lane_sweep_under_the_collector",
+        "no batch is freed under a walker: crossbeam-epoch's own pins",
+        Bound::Preemptions(1),
+        with_two_over,
+    )
+    .role("walker", look)
+    .role("sender", |scene: &Arc<Scene>| {
+        scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));
+        String::new()
+    })
+    .expect(
+        |scene, results| {
+            let log = scene.rest();
+            format!("{}: {log}", results[0])
+        },
+        &["true true: e|"],
+    )
+}

@@ -1,0 +1,179 @@
+//! The lane: a partition's place in the lock-free core. One word says which batch takes records.
+//!
+//! | `tail` | means | left by |
+//! |---|---|---|
+//! | null | no batch: all that were opened here were taken by the sender, in order | CAS to a new batch |
+//! | a batch | the one opened last; it takes records until its own word says sealed | CAS to the next batch, when it is sealed; the sender's CAS to null, when it has taken it |
+//! | either, tagged CLOSED | nothing is opened here any more | the sender's CAS keeps the tag; otherwise never |
+//!
+//! # Invariants
+//! - **LANE-A** A batch comes into the tail once, with its first record in it, numbered higher than all that were there before; it leaves it once, sealed.
+//! - **LANE-B** The sender makes the tail null only when it has taken that batch, and it takes the batches of a lane in the order of their numbers. So a batch opened on null follows no batch that is
+//!   not taken, and one opened on a batch follows that one: its `after` says which.
+//! - **LANE-C** The batch in the tail is not retired. Whoever reads the tail is pinned, and keeps the batch by that until it has a place in it, which then keeps it (BATCH-C).
+//!
+//! # Why order holds (L6)
+//! Let an append return before another to the same lane begins. In one batch: reservations are ordered by its word, and the later one reads a word not older than the earlier one's. In two: the tail
+//! that the later one reads is not older than the one that the earlier one read, and batches are drained in the order in which they came into the tail.
+//!
+//! # The race that looks dangerous
+//! *Two openers*: both have memory, both find the tail sealed. One CAS succeeds; the other finds an open batch, takes a place there, voids its own and gives its memory back. *An opener against the close*: one
+//! word; closed first, the CAS fails and the record is refused; opened first, the closer finds the batch in the tail and seals it.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::books::Node;
+use crate::error::TopicPartition;
+use crate::partition_map::PartitionHandle;
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::{AtomicU64, AtomicUsize};
+use crate::primitive::epoch::{Atomic, Guard, Shared};
+use crate::primitive::step;
+
+const CLOSED: usize = 1;
+
+/// A partition of the lock-free core.
+pub struct Lane {
+    /// Its accumulator's `identity`.
+    owner: Arc<()>,
+    topic_partition: TopicPartition,
+    tail: Atomic<Node>,
+    /// Batches opened here and not drained, and such as are being opened: a figure.
+    queued: AtomicUsize,
+    /// The number of the batch that the sender took last. Its own.
+    taken: AtomicU64,
+}
+
+/// The handle of a partition of the lock-free core.
+pub type LaneHandle = PartitionHandle<Lane>;
+
+/// What a look at the tail finds.
+pub(super) enum Tail<'g> {
+    Closed,
+    Empty,
+    Batch(&'g Node),
+}
+
+impl Lane {
+    pub(super) fn new(owner: Arc<()>, topic_partition: TopicPartition) -> Self {
+        Self { owner, topic_partition, tail: Atomic::null(), queued: AtomicUsize::new(0), taken: AtomicU64::new(0) }
+    }
+
+    pub(super) fn belongs_to(&self, owner: &Arc<()>) -> bool {
+        Arc::ptr_eq(&self.owner, owner)
+    }
+
+    pub(super) fn topic_partition(&self) -> &TopicPartition {
+        &self.topic_partition
+    }
+
+    /// The tail, and the word of it that [`Lane::open`] compares with.
+    #[inline]
+    pub(super) fn tail<'g>(&self, guard: &'g Guard) -> (Tail<'g>, Shared<'g, Node>) {
+        // Acquire pairs with the Release of the CAS that opened the batch: it is seen whole. An older tail is one that is sealed, or was taken: the CAS on it fails.
+        let tail = self.tail.load(Acquire, guard);
+        // SAFETY: LANE-C: pinned since before the load.
+        let batch = unsafe { tail.with_tag(0).as_ref() };
+        match batch {
+            // A closed tail's batch takes records until it is sealed, which is the close's next step: they come before the close.
+            Some(batch) => (Tail::Batch(batch), tail),
+            None if tail.tag() == CLOSED => (Tail::Closed, tail),
+            None => (Tail::Empty, tail),
+        }
+    }
+
+    pub(super) fn is_closed(tail: Shared<'_, Node>) -> bool {
+        tail.tag() == CLOSED
+    }
+
+    pub(super) fn has_in_tail(&self, node: &Node, guard: &Guard) -> bool {
+        // Acquire: see `tail`.
+        self.tail.load(Acquire, guard).with_tag(0).as_raw() == std::ptr::from_ref(node)
+    }
+
+    /// Puts `node` into the tail in place of `before`, which is null or sealed. Whether it did.
+    pub(super) fn open(&self, before: Shared<'_, Node>, node: NonNull<Node>, guard: &Guard) -> bool {
+        // SAFETY: LANE-C, as in `tail`.
+        if let Some(before) = unsafe { before.as_ref() } {
+            // It is about to leave the tail (BOOKS-C).
+            before.extra.opened();
+        }
+        // A figure, so Relaxed; before the CAS, so that it never falls below zero.
+        self.queued.fetch_add(1, Relaxed);
+        step("lane.open");
+        let after = Shared::from(node.as_ptr().cast_const());
+        // Release pairs with the Acquire in `tail`: whoever finds the batch finds it whole, first record included. Acquire: our numbers rise above those of the batch that we replace. If
+        // another opener, the close or the sender was first, the CAS fails.
+        let opened = self.tail.compare_exchange(before, after, AcqRel, Relaxed, guard).is_ok();
+        if !opened {
+            self.left();
+        }
+        opened
+    }
+
+    /// Nothing is opened here from now on. The batch in the tail is the caller's to seal.
+    pub(super) fn close<'g>(&self, guard: &'g Guard) -> Option<&'g Node> {
+        step("lane.close");
+        // AcqRel: whoever opened before is found here; whoever comes later finds the tag.
+        let tail = self.tail.fetch_or(CLOSED, AcqRel, guard);
+        // SAFETY: LANE-C, as in `tail`.
+        unsafe { tail.with_tag(0).as_ref() }
+    }
+
+    /// Takes `node`, which was taken, out of the tail if it is still there. The sender's.
+    pub(super) fn detach(&self, node: &Node, guard: &Guard) {
+        loop {
+            // Acquire: see `tail`.
+            let tail = self.tail.load(Acquire, guard);
+            if tail.with_tag(0).as_raw() != std::ptr::from_ref(node) {
+                return;
+            }
+            node.extra.opened();
+            step("lane.detach");
+            let empty = Shared::null().with_tag(tail.tag());
+            // Release: who opens on null comes behind what we have taken (LANE-B), and finds the stage noted. If an opener was first, it has replaced it.
+            if self.tail.compare_exchange(tail, empty, AcqRel, Relaxed, guard).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Batches that are queued here, the one being filled included.
+    #[inline]
+    pub(super) fn queued(&self) -> usize {
+        // Relaxed: a figure.
+        self.queued.load(Relaxed)
+    }
+
+    /// One more is queued: it was put back.
+    pub(super) fn came_back(&self) {
+        // Relaxed: a figure.
+        self.queued.fetch_add(1, Relaxed);
+    }
+
+    /// One less is queued.
+    pub(super) fn left(&self) {
+        // Relaxed: a figure.
+        self.queued.fetch_sub(1, Relaxed);
+    }
+
+    /// The sender has taken the batch numbered `id`: it may take what follows that.
+    pub(super) fn took(&self, id: u64) {
+        // Relaxed: the sender's own.
+        self.taken.store(id, Relaxed);
+    }
+
+    /// Whether the sender has taken the batch numbered `id`.
+    pub(super) fn has_taken(&self, id: u64) -> bool {
+        // Relaxed: the sender's own.
+        self.taken.load(Relaxed) >= id
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lane").field(&self.topic_partition).finish()
+    }
+}

@@ -1,0 +1,387 @@
+//! The lock-free accumulator: the appenders' face.
+//!
+//! Source: Kafka's `RecordAccumulator` (`append`, `beginFlush`, `awaitFlushCompletion`, `close`) for what it must do.
+//!
+//! # What is where
+//! - A [`Lane`](super::lane) for each partition, in the map: its tail is the batch that takes records.
+//! - The [`Books`](super::books) of unfinished batches: entered by whoever opens one, struck out by the sender.
+//! - The [`Ready`](super::ready) stack: finished batches on their way to the sender.
+//! - What only the sender needs is in [`LockFreeView`](super::view::LockFreeView), in plain collections.
+//!
+//! # An append
+//! 1. Pinned: load the lane's tail, reserve a place in that batch by one CAS. Unpinned: copy, commit by one subtraction.
+//! 2. No room, or no batch: take memory from the pool, unpinned, as long as the caller will wait; look at the tail once more (ACC-04); else make a batch with the record in it, enter it in the
+//!    books, and open it by a CAS of the tail. Who loses that race has found an open batch.
+//!
+//! # Linearization points
+//! A record is accepted where its place is reserved, or where its batch comes into the tail.
+//! A close takes effect for a lane where it seals the lane's last batch, and is over for all when it returns: from the closing of the books on no batch can be entered, the walk that follows finds every
+//! lane that has or may still get an open batch, and closes it (ACC-48). Nothing is counted per record.
+//!
+//! # Progress
+//! `append`: lock-free but for the wait for memory. `close`, `begin_flush`, `has_undrained`, `has_incomplete`: wait-free but for the length of the books. `await_flush` waits for what it is asked to.
+
+use std::fmt;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::books::{self, Books, Entry, Node};
+use super::in_progress::InProgress;
+use super::lane::{Lane, LaneHandle, Tail};
+use super::ready::Ready;
+use super::view::LockFreeView;
+use super::{Accumulator, AccumulatorConfig, Appended, await_all};
+use crate::batch::{AtomicBatch, Publish, Reply, Reservation, Watch, contain, refuse_in_callback};
+use crate::error::{AppendError, FlushError, TopicPartition};
+use crate::partition_map::{PartitionMap, SegmentedMap};
+use crate::pool::{AtomicPool, BufferPool, Lease, PoolSnapshot};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
+use crate::primitive::clock::{Instant, SharedClock};
+use crate::primitive::parker::ThreadParker;
+use crate::primitive::{epoch, step};
+use crate::record::{Record, batch_size_upper_bound, validate_record};
+
+/// The lock-free accumulator.
+pub struct LockFreeAccumulator {
+    /// Shared with the lanes, which their handles may keep for longer than this lives, so that no two accumulators have the same.
+    identity: Arc<()>,
+    pub(super) config: AccumulatorConfig,
+    clock: SharedClock,
+    pub(super) pool: AtomicPool,
+    pub(super) map: SegmentedMap<Lane>,
+    pub(super) books: Books,
+    pub(super) ready: Ready,
+    pub(super) in_progress: InProgress,
+    flushes: AtomicUsize,
+    last_id: AtomicU64,
+    /// Whom to wake when an append begins to wait for memory, or null.
+    short: AtomicPtr<Waker>,
+}
+
+/// Ends a flush, whatever happens.
+struct Flushing<'a>(&'a AtomicUsize);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        // Relaxed: the counter only makes batches sendable earlier; a sender that reads it late or early is right either way.
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Publish<Entry> for LockFreeAccumulator {
+    fn publish(&self, node: NonNull<Node>) {
+        if !self.ready.push(node) {
+            // The sender is gone, and has ended all that was not published (READY-A).
+            // SAFETY: published to us: BATCH-D, and BOOKS-B: it was not taken.
+            let node = unsafe { node.as_ref() };
+            // SAFETY: as above.
+            drop(unsafe { node.take(node.extra.lane.topic_partition().clone(), node.extra.id()) });
+        }
+    }
+}
+
+impl LockFreeAccumulator {
+    fn batch_size(&self) -> usize {
+        self.config.batch_size.max(1)
+    }
+
+    /// Appends to the batch in the tail, if there is one with room (ACC-02). Takes the callback out of `reply` if there was.
+    #[inline]
+    fn append_to_tail(&self, lane: &Lane, record: &Record<'_>, reply: &mut Reply) -> Option<Appended> {
+        let guard = epoch::pin();
+        let (Tail::Batch(batch), _) = lane.tail(&guard) else { return None };
+        let node = NonNull::from(batch);
+        match batch.reserve(record, self) {
+            Ok(place) => {
+                // The place keeps the batch (BATCH-C): nobody is pinned while he copies (L7, L8).
+                drop(guard);
+                self.fill(lane, place, record, reply)
+            }
+            Err(full) => {
+                drop(guard);
+                if full.finished {
+                    self.publish(node);
+                }
+                None
+            }
+        }
+    }
+
+    /// Copies `record` to its place and commits. `None` if the batch was ended meanwhile: then the callback is still in `reply`, and the record not accepted.
+    #[inline]
+    fn fill(
+        &self,
+        lane: &Lane,
+        mut place: Reservation<'_, Entry, Self>,
+        record: &Record<'_>,
+        reply: &mut Reply,
+    ) -> Option<Appended> {
+        place.write(record);
+        if let Some(callback) = reply.callback.take()
+            && let Err(callback) = place.on_completion(record.timestamp, callback)
+        {
+            place.commit();
+            reply.callback = Some(callback);
+            return None;
+        }
+        let future = reply.future.then(|| place.future(record.timestamp));
+        let (bytes, fills) = (place.bytes(), place.fills());
+        let published = place.commit();
+        Some(Appended { future, batch_is_full: published || fills || lane.queued() > 1, new_batch: false, bytes })
+    }
+
+    /// ACC-03 and ACC-04: memory, then the second look. `None`: the batch that the record went to was ended meanwhile.
+    #[cold]
+    fn append_to_new_batch(
+        &self,
+        lane: &LaneHandle,
+        record: &Record<'_>,
+        reply: &mut Reply,
+        max_block: Duration,
+    ) -> Result<Option<Appended>, AppendError> {
+        if self.is_closed() {
+            return Err(AppendError::Closed);
+        }
+        let size = self.batch_size().max(batch_size_upper_bound(record));
+        let in_progress = self.in_progress.begin();
+        step("accumulator.allocate");
+        // Dropped, if not used, before the append is counted out.
+        let lease = self.pool.allocate_telling(size, max_block, || self.tell_of_shortage())?.erase();
+        let now = self.clock.now();
+        step("accumulator.second-look");
+        if self.is_closed() {
+            return Err(AppendError::Closed);
+        }
+        if let Some(appended) = self.append_to_tail(lane, record, reply) {
+            return Ok(Some(appended));
+        }
+        drop(in_progress);
+        self.open(lane, record, reply, lease, now)
+    }
+
+    /// Opens a batch with `record` in it, or appends to one that another has opened meanwhile.
+    fn open(
+        &self,
+        lane: &LaneHandle,
+        record: &Record<'_>,
+        reply: &mut Reply,
+        lease: Lease,
+        now: Instant,
+    ) -> Result<Option<Appended>, AppendError> {
+        let topic_partition = lane.topic_partition();
+        let entry = |watch| Entry::new(lane.clone(), watch);
+        let mut batch = Box::new(AtomicBatch::new(topic_partition.clone(), lease, now, entry));
+        batch.begin(record, reply.callback.take());
+        let (bytes, is_full) = (batch.len(), batch.is_sealed());
+        let future = reply.future.then(|| batch.first_future());
+        let mut guard = epoch::pin();
+        let node = match self.books.enter(batch, &guard) {
+            Ok(node) => node,
+            Err(batch) => {
+                drop(guard);
+                // Its callback and its future with it, unheard: the record was not accepted.
+                drop(batch);
+                return Err(AppendError::Closed);
+            }
+        };
+        // SAFETY: BOOKS-B: it is not open and not void, so the sender leaves it alone; from the CAS on we are pinned since before.
+        let own = unsafe { node.as_ref() };
+        loop {
+            let (tail, word) = lane.tail(&guard);
+            if Lane::is_closed(word) {
+                drop(guard);
+                drop(self.void(own));
+                return Err(AppendError::Closed);
+            }
+            let mut after = 0;
+            if let Tail::Batch(current) = tail {
+                let current_node = NonNull::from(current);
+                match current.reserve(record, self) {
+                    Ok(place) => {
+                        drop(guard);
+                        reply.callback = self.void(own);
+                        return Ok(self.fill(lane, place, record, reply));
+                    }
+                    Err(full) if full.finished => {
+                        // Its callbacks may run if the sender is gone: not while we are pinned.
+                        drop(guard);
+                        self.publish(current_node);
+                        guard = epoch::pin();
+                        continue;
+                    }
+                    Err(_) => after = current.extra.id(),
+                }
+            }
+            // Relaxed: it need only be higher than that of the batch in the tail, which we have acquired.
+            own.extra.number(self.last_id.fetch_add(1, Relaxed) + 1, after);
+            if lane.open(word, node, &guard) {
+                own.extra.opened();
+                break;
+            }
+        }
+        drop(guard);
+        if is_full {
+            // Born sealed, with nobody copying: it is ours to publish (BATCH-B).
+            self.publish(node);
+        }
+        Ok(Some(Appended { future, batch_is_full: is_full || lane.queued() > 1, new_batch: true, bytes }))
+    }
+
+    /// Ends a batch that was entered and not opened; its callback back.
+    fn void(&self, node: &Node) -> Option<crate::batch::Callback> {
+        let callback = node.withdraw_callback();
+        // SAFETY: BATCH-D: it was never open.
+        drop(unsafe { node.take(node.extra.lane.topic_partition().clone(), 0) });
+        node.extra.void();
+        callback
+    }
+
+    /// An append begins to wait for memory: what is part-filled should go at once (ACC-21).
+    fn tell_of_shortage(&self) {
+        // Acquire pairs with the Release of the exchange in `wake_when_short`.
+        let waker = self.short.load(Acquire);
+        // SAFETY: set once, freed with the accumulator.
+        if let Some(waker) = unsafe { waker.as_ref() } {
+            contain("the sender's waker", || waker.wake_by_ref());
+        }
+    }
+
+    /// What everybody who is pinned finds in the books.
+    fn any(&self, found: impl Fn(&Node, &epoch::Guard) -> bool) -> bool {
+        let guard = epoch::pin();
+        self.books.walk(&guard).any(|node| found(node, &guard))
+    }
+}
+
+impl Accumulator for LockFreeAccumulator {
+    const NAME: &'static str = "lockfree";
+    type Partition = LaneHandle;
+    type View = LockFreeView;
+
+    fn new(config: AccumulatorConfig, clock: SharedClock) -> (Arc<Self>, LockFreeView) {
+        let accumulator = Arc::new(Self {
+            identity: Arc::new(()),
+            pool: BufferPool::new(config.buffer_memory, config.batch_size.max(1), clock.clone()),
+            clock,
+            map: SegmentedMap::default(),
+            books: Books::new(),
+            ready: Ready::new(),
+            in_progress: InProgress::new(),
+            flushes: AtomicUsize::new(0),
+            last_id: AtomicU64::new(0),
+            short: AtomicPtr::new(ptr::null_mut()),
+            config,
+        });
+        let view = LockFreeView::new(Arc::clone(&accumulator));
+        (accumulator, view)
+    }
+
+    fn partition(&self, topic_partition: &TopicPartition) -> LaneHandle {
+        self.map.get_or_create(topic_partition, || Lane::new(Arc::clone(&self.identity), topic_partition.clone()))
+    }
+
+    #[inline]
+    fn append(
+        &self,
+        partition: &LaneHandle,
+        record: &Record<'_>,
+        mut reply: Reply,
+        max_block: Duration,
+    ) -> Result<Appended, AppendError> {
+        assert!(partition.belongs_to(&self.identity), "a partition's handle was given to another accumulator");
+        validate_record(record)?;
+        loop {
+            if let Some(appended) = self.append_to_tail(partition, record, &mut reply) {
+                return Ok(appended);
+            }
+            // Again only if a batch expired or was aborted while the record was being copied into it.
+            if let Some(appended) = self.append_to_new_batch(partition, record, &mut reply, max_block)? {
+                return Ok(appended);
+            }
+        }
+    }
+
+    fn begin_flush(&self) {
+        // Relaxed: see `Flushing`. The wake-up of the sender, which the caller owes, orders it.
+        self.flushes.fetch_add(1, Relaxed);
+    }
+
+    fn flush_in_progress(&self) -> bool {
+        // Relaxed: see `Flushing`.
+        self.flushes.load(Relaxed) > 0
+    }
+
+    fn await_flush(&self, timeout: Option<Duration>) -> Result<(), FlushError> {
+        let _flushing = Flushing(&self.flushes);
+        refuse_in_callback()?;
+        let unfinished: Vec<Watch> = {
+            let guard = epoch::pin();
+            let open =
+                self.books.walk(&guard).filter(|node| books::is_open(node, &guard) && !node.extra.watch.is_done());
+            open.map(|node| node.extra.watch.clone()).collect()
+        };
+        await_all::<ThreadParker>(&unfinished, timeout, &*self.clock)
+    }
+
+    fn close(&self) {
+        self.pool.close();
+        let mut finished = Vec::new();
+        {
+            let guard = epoch::pin();
+            self.books.close(&guard);
+            for node in self.books.walk(&guard) {
+                finished.extend(node.extra.lane.close(&guard).filter(|tail| tail.seal()).map(NonNull::from));
+            }
+        }
+        // Each is ours (BATCH-B), so it lives.
+        finished.into_iter().for_each(|node| self.publish(node));
+    }
+
+    fn is_closed(&self) -> bool {
+        self.books.is_closed(&epoch::pin())
+    }
+
+    fn has_undrained(&self) -> bool {
+        self.any(books::is_undrained)
+    }
+
+    fn has_incomplete(&self) -> bool {
+        self.any(|node, guard| books::is_open(node, guard) && !node.extra.watch.is_done())
+    }
+
+    fn pool(&self) -> PoolSnapshot {
+        self.pool.snapshot()
+    }
+
+    fn wake_when_short(&self, waker: Waker) {
+        let waker = Box::into_raw(Box::new(waker));
+        // Release pairs with the Acquire in `tell_of_shortage`. The first one stays.
+        if self.short.compare_exchange(ptr::null_mut(), waker, AcqRel, Relaxed).is_err() {
+            // SAFETY: it came from a box and was not published.
+            drop(unsafe { Box::from_raw(waker) });
+        }
+    }
+}
+
+impl Drop for LockFreeAccumulator {
+    fn drop(&mut self) {
+        // Relaxed: `&mut`.
+        let waker = self.short.load(Relaxed);
+        if !waker.is_null() {
+            // SAFETY: from a box, and nobody else is left.
+            drop(unsafe { Box::from_raw(waker) });
+        }
+    }
+}
+
+impl fmt::Debug for LockFreeAccumulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("lockfree")
+            .field("pool", &self.pool)
+            .field("partitions", &self.map.len())
+            .finish_non_exhaustive()
+    }
+}

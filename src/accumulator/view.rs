@@ -1,0 +1,581 @@
+//! The sender's face of the lock-free accumulator: plain collections, fed from the ready stack and the books.
+//!
+//! Source: Kafka's `RecordAccumulator` (`ready`, `drain`, `reenqueue`, `expiredBatches`, `abortBatches`, `abortIncompleteBatches`) for what it must do. Kafka looks at every partition on each
+//! pass, under its lock (GAP-31); here a pass looks at partitions that have something queued.
+//!
+//! # How it learns of batches
+//! [`LockFreeView::absorb`] takes the ready stack, then walks the books down to where it was the last time. A batch that was entered and not opened yet is kept aside and looked at again. Batches
+//! stand in their queue's *line* by their numbers, which rise along a lane; the first of them is taken when it is finished and the one that it follows was taken (LANE-B). So a batch that was finished before
+//! an earlier one waits for that one, and for nothing else (L6, L7).
+//!
+//! # What stands where
+//! | the batch | is in |
+//! |---|---|
+//! | entered, not known to be open | `pending` |
+//! | open, or sealed with a copy under way, or finished before an earlier one | its queue's `line`, and the deadlines |
+//! | taken, or put back | its queue's `ready`, and the deadlines |
+//! | drained | with the sender; `unfinished` until it is struck out |
+//! | ended while somebody copied into it | nowhere; its content comes with the ready stack, and is dropped |
+//!
+//! It never waits for an appender. A batch with a copy under way is skipped; where its time is up, or all is aborted, its records end at once and its memory comes when the copier leaves.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::books::{self, Node, mark};
+use super::lane::LaneHandle;
+use super::lockfree::LockFreeAccumulator;
+use super::{Accumulator, Drained, ReadyCheck, SenderView};
+use crate::batch::{FinalState, SealedBatch, Watch};
+use crate::broker::{Cluster, Leader, NodeId};
+use crate::error::{IllegalState, SendError, TopicPartition};
+use crate::partition_map::PartitionMap;
+use crate::pool::BufferPool;
+use crate::primitive::clock::Instant;
+use crate::primitive::epoch;
+use crate::primitive::random::Random;
+
+/// Batches that are over and may stay linked, beside as many as are not.
+const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
+
+/// Without a random seed, so that a run can be replayed.
+type Table<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+
+/// What is queued of a partition.
+struct Queue {
+    lane: LaneHandle,
+    /// Put back, then taken, in the order in which they are to be drained.
+    ready: VecDeque<SealedBatch>,
+    /// Not taken yet, by their numbers.
+    line: VecDeque<NonNull<Node>>,
+}
+
+/// The lock-free sender's face.
+pub struct LockFreeView {
+    accumulator: Arc<LockFreeAccumulator>,
+    /// The batch at which the last walk through the books began.
+    seen: Option<NonNull<Node>>,
+    pending: Vec<NonNull<Node>>,
+    queues: Table<TopicPartition, Queue>,
+    /// What is queued, by its age.
+    deadlines: BTreeMap<(Instant, u64), TopicPartition>,
+    /// Open or drained and not struck out, by number.
+    unfinished: BTreeMap<u64, NonNull<Node>>,
+    /// Batches that are over and still linked.
+    over: usize,
+    muted: HashSet<TopicPartition>,
+    drain_index: HashMap<NodeId, usize>,
+    next_expiry: Option<Instant>,
+    random: Random,
+}
+
+// SAFETY: the nodes are `Sync`; BOOKS-B: it is this view that retires them.
+unsafe impl Send for LockFreeView {}
+
+/// A batch that the view knows.
+///
+/// # Safety
+/// BOOKS-B: only the view retires batches, and forgets them then.
+unsafe fn known<'a>(node: NonNull<Node>) -> &'a Node {
+    // SAFETY: the caller's promise.
+    unsafe { node.as_ref() }
+}
+
+/// What there is to take of a batch in a line.
+enum Taken {
+    Whole(SealedBatch),
+    /// A copy into it had panicked.
+    Failed(SealedBatch),
+}
+
+impl LockFreeView {
+    pub(super) fn new(accumulator: Arc<LockFreeAccumulator>) -> Self {
+        Self {
+            random: Random::seeded(accumulator.config.seed),
+            accumulator,
+            seen: None,
+            pending: Vec::new(),
+            queues: Table::default(),
+            deadlines: BTreeMap::new(),
+            unfinished: BTreeMap::new(),
+            over: 0,
+            muted: HashSet::new(),
+            drain_index: HashMap::new(),
+            next_expiry: None,
+        }
+    }
+
+    /// Brings the collections up to date.
+    fn absorb(&mut self) {
+        let finished = self.accumulator.ready.take();
+        for node in &finished {
+            // SAFETY: `known`.
+            unsafe { known(*node) }.extra.mark(mark::PUBLISHED);
+        }
+        // Until a round brings nothing: then whatever was open before that round is known, so no batch is known without the one that it follows.
+        loop {
+            let opened = self.look_at_pending();
+            let entered = self.look_at_books();
+            if !opened && !entered {
+                break;
+            }
+        }
+        for node in finished {
+            // SAFETY: `known`.
+            let node = unsafe { known(node) };
+            if node.extra.is_marked(mark::ENDED_EARLY) {
+                drop(self.take(node));
+            }
+        }
+        for queue in self.queues.keys().cloned().collect::<Vec<_>>() {
+            self.advance(&queue);
+        }
+        self.sweep();
+    }
+
+    /// Moves batches that were opened meanwhile to their lines; whether there were any.
+    fn look_at_pending(&mut self) -> bool {
+        let guard = epoch::pin();
+        let mut opened = Vec::new();
+        let over = &mut self.over;
+        self.pending.retain(|node| {
+            // SAFETY: `known`.
+            let at = unsafe { known(*node) };
+            if at.extra.is_void() {
+                at.extra.mark(mark::OVER);
+                *over += 1;
+                return false;
+            }
+            let open = books::is_open(at, &guard);
+            if open {
+                opened.push(*node);
+            }
+            !open
+        });
+        drop(guard);
+        for node in &opened {
+            // SAFETY: `known`.
+            let at = unsafe { known(*node) };
+            at.extra.opened();
+            let (id, topic_partition) = (at.extra.id(), at.extra.lane.topic_partition());
+            self.unfinished.insert(id, *node);
+            self.deadlines.insert((at.created(), id), topic_partition.clone());
+            let queue = Self::queue(&mut self.queues, &at.extra.lane);
+            // SAFETY: `known`.
+            let place = queue.line.partition_point(|other| unsafe { known(*other) }.extra.id() < id);
+            queue.line.insert(place, *node);
+        }
+        !opened.is_empty()
+    }
+
+    /// Takes note of batches entered since the last time; whether there were any.
+    fn look_at_books(&mut self) -> bool {
+        let guard = epoch::pin();
+        let before = self.pending.len();
+        let mut head = None;
+        for node in self.accumulator.books.walk(&guard) {
+            let node = NonNull::from(node);
+            head = head.or(Some(node));
+            if self.seen == Some(node) {
+                break;
+            }
+            self.pending.push(node);
+        }
+        // The first ones first.
+        self.pending[before..].reverse();
+        self.seen = head;
+        self.pending.len() > before
+    }
+
+    fn queue<'q>(queues: &'q mut Table<TopicPartition, Queue>, lane: &LaneHandle) -> &'q mut Queue {
+        queues.entry(lane.topic_partition().clone()).or_insert_with(|| Queue {
+            lane: lane.clone(),
+            ready: VecDeque::new(),
+            line: VecDeque::new(),
+        })
+    }
+
+    /// Takes the content of `node`, which was published to us.
+    fn take(&mut self, node: &Node) -> Taken {
+        let lane = &node.extra.lane;
+        // SAFETY: BATCH-D: published to the sender, or finished by it.
+        let (batch, failed) = unsafe { node.take(lane.topic_partition().clone(), node.extra.id()) };
+        lane.detach(node, &epoch::pin());
+        node.extra.mark(mark::TAKEN);
+        self.over += usize::from(node.extra.is_marked(mark::STRUCK));
+        if failed { Taken::Failed(batch) } else { Taken::Whole(batch) }
+    }
+
+    /// Takes from the front of a line what is finished and in its turn.
+    fn advance(&mut self, topic_partition: &TopicPartition) {
+        while let Some(queue) = self.queues.get_mut(topic_partition) {
+            let Some(front) = queue.line.front() else { return };
+            // SAFETY: `known`.
+            let node = unsafe { known(*front) };
+            let entry = &node.extra;
+            if !queue.lane.has_taken(entry.after())
+                || !(entry.is_marked(mark::PUBLISHED) || entry.is_marked(mark::GONE))
+            {
+                return;
+            }
+            queue.line.pop_front();
+            entry.mark(mark::OUT);
+            queue.lane.took(entry.id());
+            if !entry.is_marked(mark::GONE) {
+                self.take_to_queue(node);
+            }
+        }
+    }
+
+    /// Takes `node`, whose turn it is, and puts it behind what is ready.
+    fn take_to_queue(&mut self, node: &Node) {
+        match self.take(node) {
+            Taken::Whole(batch) => {
+                let queue = Self::queue(&mut self.queues, &node.extra.lane);
+                queue.ready.push_back(batch);
+            }
+            Taken::Failed(batch) => {
+                self.leaves(node);
+                self.fail_panicked(batch);
+            }
+        }
+    }
+
+    fn fail_panicked(&mut self, batch: SealedBatch) {
+        let topic_partition = batch.topic_partition();
+        tracing::error!(%topic_partition, "an append panicked while it copied its record: its batch is aborted");
+        let _ = batch.completion().abort(SendError::Aborted { reason: "an append to its batch panicked" });
+        let _ = self.deallocate(batch);
+    }
+
+    /// `node` does not stand in its queue any more.
+    fn leaves(&mut self, node: &Node) {
+        self.deadlines.remove(&(node.created(), node.extra.id()));
+        node.extra.queued(false);
+        node.extra.lane.left();
+    }
+
+    /// A batch has left `ready`.
+    fn left(&mut self, batch: &SealedBatch) {
+        match self.unfinished.get(&batch.id()) {
+            // SAFETY: `known`.
+            Some(node) => self.leaves(unsafe { known(*node) }),
+            None => drop(self.deadlines.remove(&(batch.created(), batch.id()))),
+        }
+    }
+
+    /// Unlinks what is over, once that is worth a walk.
+    fn sweep(&mut self) {
+        if self.over <= FEW + self.unfinished.len() {
+            return;
+        }
+        let seen = self.seen;
+        let guard = epoch::pin();
+        let is_over = |node: &Node| node.extra.is_marked(mark::OVER) && seen != Some(NonNull::from(node));
+        // SAFETY: BOOKS-A: we are the sender. BOOKS-B: taken (and so detached) and struck out; we know it no more, since it left `unfinished` and its line.
+        self.over -= unsafe { self.accumulator.books.sweep(&guard, is_over) };
+    }
+
+    /// The wait that `batch` still has to respect, if it is a retry (ACC-23). Drawn once, when it was put back (GAP-23).
+    fn backoff(batch: &SealedBatch, now: Instant) -> Option<Duration> {
+        if batch.attempts() == 0 || batch.leader_changed_for_retry() {
+            return None;
+        }
+        let backoff = batch.backoff();
+        (batch.waited(now) < backoff).then_some(backoff)
+    }
+
+    fn drain_node(&mut self, cluster: &Cluster, node: NodeId, max_size: usize, now: Instant) -> Vec<SealedBatch> {
+        let mut batches = Vec::new();
+        let mut size = 0;
+        let partitions = cluster.led_by(node);
+        if partitions.is_empty() {
+            return batches;
+        }
+        let start = self.drain_index.get(&node).map_or(0, |index| index % partitions.len());
+        for index in (start..partitions.len()).chain(0..start) {
+            // Each partition as it is examined: a pass that stops here starts here again (ACC-26).
+            self.drain_index.insert(node, index);
+            let topic_partition = &partitions[index];
+            if self.muted.contains(topic_partition) {
+                continue;
+            }
+            let leader_epoch = cluster.leader(topic_partition).and_then(|leader| leader.epoch);
+            let Some(head_size) = self.head_size(topic_partition, leader_epoch, now) else { continue };
+            if !batches.is_empty() && size + head_size > max_size {
+                break;
+            }
+            let Some(mut batch) = self.pop(topic_partition) else { continue };
+            batch.see_leader_epoch(leader_epoch);
+            if let Err(error) = batch.close() {
+                // Not reachable while batches carry no producer state; were it, the batch must not be lost in silence.
+                tracing::error!(%error, %topic_partition, "a drained batch could not be closed; its records are aborted");
+                let _ = self.deallocate(batch);
+                continue;
+            }
+            size += batch.size();
+            batch.drained(now);
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// Bytes of what could be drained of a partition next, if there is anything.
+    fn head_size(
+        &mut self,
+        topic_partition: &TopicPartition,
+        leader_epoch: Option<i32>,
+        now: Instant,
+    ) -> Option<usize> {
+        let queue = self.queues.get_mut(topic_partition)?;
+        if let Some(head) = queue.ready.front_mut() {
+            head.see_leader_epoch(leader_epoch);
+            return Self::backoff(head, now).is_none().then(|| head.size());
+        }
+        // SAFETY: `known`.
+        let open = unsafe { known(*queue.line.front()?) };
+        (queue.lane.has_taken(open.extra.after()) && !open.is_sealed()).then(|| open.len())
+    }
+
+    /// Takes the head of a queue, sealing it if it is open. `None` if somebody still copies into it: then it comes with the ready stack.
+    fn pop(&mut self, topic_partition: &TopicPartition) -> Option<SealedBatch> {
+        if self.queues.get(topic_partition)?.ready.is_empty() {
+            // SAFETY: `known`.
+            let open = unsafe { known(*self.queues.get(topic_partition)?.line.front()?) };
+            if open.seal() {
+                open.extra.mark(mark::PUBLISHED);
+                self.advance(topic_partition);
+            }
+        }
+        let batch = self.queues.get_mut(topic_partition)?.ready.pop_front()?;
+        self.left(&batch);
+        Some(batch)
+    }
+
+    /// Takes the batch numbered `id` out of its queue, wherever it stands there. If somebody still copies into it: its node.
+    fn take_out(&mut self, topic_partition: &TopicPartition, id: u64) -> Option<Result<SealedBatch, NonNull<Node>>> {
+        let queue = self.queues.get_mut(topic_partition)?;
+        if let Some(at) = queue.ready.iter().position(|batch| batch.id() == id) {
+            let batch = queue.ready.remove(at)?;
+            self.left(&batch);
+            return Some(Ok(batch));
+        }
+        // SAFETY: `known`.
+        let of = |node: NonNull<Node>| unsafe { known(node) };
+        let node = queue.line.iter().copied().find(|node| of(*node).extra.id() == id)?;
+        let at = of(node);
+        let finished = at.seal() || at.extra.is_marked(mark::PUBLISHED);
+        at.extra.mark(mark::GONE);
+        self.leaves(at);
+        let taken = if finished {
+            let (Taken::Whole(batch) | Taken::Failed(batch)) = self.take(at);
+            Ok(batch)
+        } else {
+            at.extra.mark(mark::ENDED_EARLY);
+            Err(node)
+        };
+        // What stands behind it may be in its turn now.
+        self.advance(topic_partition);
+        Some(taken)
+    }
+
+    /// Ends the records of a batch that somebody still copies into. Its memory comes with the ready stack.
+    fn end_early(&mut self, node: NonNull<Node>, kind: FinalState, error: SendError) {
+        // SAFETY: `known`.
+        let at = unsafe { known(node) };
+        // SAFETY: it is sealed and not finished, or its content comes to us; and only we end what was not published.
+        unsafe { at.end_early(kind, error) }
+        let _ = self.strike_out(at.extra.id());
+    }
+}
+
+impl SenderView for LockFreeView {
+    const BY_DEADLINE: bool = true;
+
+    fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck {
+        self.absorb();
+        let accumulator = &self.accumulator;
+        let linger = accumulator.config.linger;
+        let hurry = accumulator.pool.queued() > 0 || accumulator.is_closed() || accumulator.flush_in_progress();
+        let mut check = ReadyCheck::default();
+        let muted = &self.muted;
+        self.queues.retain(|topic_partition, queue| {
+            if queue.ready.is_empty() && queue.line.is_empty() {
+                return false;
+            }
+            let leader = cluster.leader(topic_partition);
+            if let (Some(leader), Some(head)) = (leader, queue.ready.front_mut()) {
+                head.see_leader_epoch(leader.epoch);
+            }
+            let Some(Leader { node, .. }) = leader else {
+                if !check.unknown_leader_topics.contains(&topic_partition.topic) {
+                    check.unknown_leader_topics.push(topic_partition.topic.clone());
+                }
+                return true;
+            };
+            if check.nodes.contains(&node) || muted.contains(topic_partition) {
+                return true;
+            }
+            let (waited, backoff, full) = match (queue.ready.front(), queue.line.front()) {
+                // A batch closed for appends counts as full (BATCH-04).
+                (Some(head), _) => (head.waited(now), Self::backoff(head, now), true),
+                (None, Some(open)) => {
+                    // SAFETY: `known`.
+                    let open = unsafe { known(*open) };
+                    if open.is_sealed() {
+                        // Finished soon, by who copies into it or is about to publish it: that brings a wake.
+                        return true;
+                    }
+                    (now.saturating_since(open.created()), None, false)
+                }
+                (None, None) => return true,
+            };
+            let target = backoff.unwrap_or(linger);
+            if (full || waited >= target || hurry) && backoff.is_none() {
+                check.nodes.push(node);
+            } else {
+                let left = target.saturating_sub(waited);
+                check.next_check = Some(check.next_check.map_or(left, |so_far| so_far.min(left)));
+            }
+            true
+        });
+        check
+    }
+
+    fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained> {
+        self.absorb();
+        nodes
+            .iter()
+            .map(|node| Drained { node: *node, batches: self.drain_node(cluster, *node, max_size, now) })
+            .collect()
+    }
+
+    fn reenqueue(&mut self, mut batch: SealedBatch, now: Instant) {
+        let backoff = self.accumulator.config.backoff.after(batch.attempts(), &mut self.random);
+        batch.reenqueued(now, backoff);
+        let lane = match self.unfinished.get(&batch.id()) {
+            // SAFETY: `known`.
+            Some(node) => {
+                let entry = &unsafe { known(*node) }.extra;
+                entry.queued(true);
+                entry.lane.clone()
+            }
+            None => self.accumulator.partition(batch.topic_partition()),
+        };
+        lane.came_back();
+        self.deadlines.insert((batch.created(), batch.id()), batch.topic_partition().clone());
+        Self::queue(&mut self.queues, &lane).ready.push_front(batch);
+    }
+
+    fn expired(&mut self, now: Instant) -> Vec<SealedBatch> {
+        self.absorb();
+        let timeout = self.accumulator.config.delivery_timeout;
+        let mut expired = Vec::new();
+        while let Some((&(created, id), topic_partition)) = self.deadlines.first_key_value() {
+            let age = now.saturating_since(created);
+            if age < timeout {
+                break;
+            }
+            let topic_partition = topic_partition.clone();
+            match self.take_out(&topic_partition, id) {
+                Some(Ok(batch)) => expired.push(batch),
+                Some(Err(node)) => {
+                    // SAFETY: `known`.
+                    let records = unsafe { known(node) }.count();
+                    let error = SendError::DeliveryTimeout { topic_partition, records, age, timeout };
+                    self.end_early(node, FinalState::Failed, error);
+                }
+                None => drop(self.deadlines.remove(&(created, id))),
+            }
+        }
+        // Overflow is no expiry (ACC-39).
+        let earliest = self.deadlines.first_key_value();
+        self.next_expiry = earliest.and_then(|((created, _), _)| created.checked_add(timeout));
+        expired
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        self.next_expiry
+    }
+
+    fn mute(&mut self, topic_partition: &TopicPartition) {
+        self.muted.insert(topic_partition.clone());
+    }
+
+    fn unmute(&mut self, topic_partition: &TopicPartition) {
+        self.muted.remove(topic_partition);
+    }
+
+    fn is_muted(&self, topic_partition: &TopicPartition) -> bool {
+        self.muted.contains(topic_partition)
+    }
+
+    fn strike_out(&mut self, id: u64) -> Result<(), IllegalState> {
+        let Some(node) = self.unfinished.remove(&id) else {
+            return Err(IllegalState("the batch is not among the unfinished ones: it was ended before"));
+        };
+        // SAFETY: `known`.
+        let entry = &unsafe { known(node) }.extra;
+        entry.mark(mark::STRUCK);
+        self.over += usize::from(entry.is_marked(mark::TAKEN));
+        Ok(())
+    }
+
+    fn abort_all(&mut self, error: &SendError) {
+        self.absorb();
+        // All that is known now, and no more: what comes during the callbacks is left whole.
+        let known_now: Vec<(u64, NonNull<Node>)> = self.unfinished.iter().map(|(id, node)| (*id, *node)).collect();
+        let mut doomed: Vec<(u64, Watch, Option<Result<SealedBatch, NonNull<Node>>>)> = Vec::new();
+        for (id, node) in known_now {
+            // SAFETY: `known`.
+            let entry = &unsafe { known(node) }.extra;
+            let topic_partition = entry.lane.topic_partition().clone();
+            doomed.push((id, entry.watch.clone(), self.take_out(&topic_partition, id)));
+        }
+        // In the order in which they were opened, in flight or not. The memory of what is in flight comes back from the transport.
+        for (id, watch, taken) in doomed {
+            match taken {
+                Some(Err(node)) => self.end_early(node, FinalState::Aborted, error.clone()),
+                Some(Ok(batch)) => {
+                    let _ = batch.completion().abort(error.clone());
+                    let _ = self.deallocate(batch);
+                }
+                // Settled already, by a transport that dropped it: as good.
+                None => {
+                    if watch.abort(error.clone()) || watch.is_done() {
+                        let _ = self.strike_out(id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn abort_incomplete(&mut self, error: &SendError) {
+        self.abort_all(error);
+        self.accumulator.in_progress.await_none();
+        // What they have left. Nothing is opened any more, so after this nothing is unfinished but copies under way.
+        self.abort_all(error);
+        for node in self.accumulator.ready.close() {
+            // SAFETY: `known`.
+            drop(self.take(unsafe { known(node) }));
+        }
+        self.accumulator.map.clear();
+    }
+}
+
+impl Drop for LockFreeView {
+    fn drop(&mut self) {
+        self.accumulator.close();
+        self.abort_incomplete(&SendError::Aborted { reason: "its sender has ended" });
+    }
+}
+
+impl fmt::Debug for LockFreeView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockFreeView").field("muted", &self.muted).finish_non_exhaustive()
+    }
+}
