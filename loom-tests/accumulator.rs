@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, LaneHandle, LockFreeAccumulator, LockFreeView, SenderView};
+use unlatched::accumulator::{
+    Accumulator, AccumulatorConfig, LaneHandle, LockFreeAccumulator, LockFreeView, SenderView,
+};
 use unlatched::batch::{RecordFuture, Reply, SealedBatch};
 use unlatched::broker::{Cluster, NodeId};
 use unlatched::error::{SendError, TopicPartition};
@@ -141,7 +143,8 @@ impl Scene {
 fn names_in(batch: &SealedBatch) -> String {
     let (parsed, _) = RecordBatch::parse(batch.as_bytes()).expect("a whole batch with a good checksum");
     let name = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('.').to_owned();
-    let names: Vec<_> = parsed.records().map(|record| name(record.expect("a good record").value.expect("a value"))).collect();
+    let names: Vec<_> =
+        parsed.records().map(|record| name(record.expect("a good record").value.expect("a value"))).collect();
     names.join(" ")
 }
 
@@ -155,19 +158,24 @@ fn lanes(
 }
 
 fn double_open() -> Check {
-    lanes("lane_double_open", "of two who open, one wins; the other's memory goes back, its record does not get lost", Bound::Preemptions(2), Scene::new)
-        .role("a", |scene: &Arc<Scene>| scene.append("a").into())
-        .role("b", |scene| scene.append("b").into())
-        .expect(
-            |scene, results| {
-                assert_eq!(results, ["in", "in"]);
-                assert_eq!(scene.accumulator.pool().leased, 95, "one batch");
-                let log = scene.rest();
-                scene.whole();
-                log
-            },
-            &["a b|", "b a|"],
-        )
+    lanes(
+        "lane_double_open",
+        "of two who open, one wins; the other's memory goes back, its record does not get lost",
+        Bound::Preemptions(2),
+        Scene::new,
+    )
+    .role("a", |scene: &Arc<Scene>| scene.append("a").into())
+    .role("b", |scene| scene.append("b").into())
+    .expect(
+        |scene, results| {
+            assert_eq!(results, ["in", "in"]);
+            assert_eq!(scene.accumulator.pool().leased, 95, "one batch");
+            let log = scene.rest();
+            scene.whole();
+            log
+        },
+        &["a b|", "b a|"],
+    )
 }
 
 /// A close, and whether a look begun after it finds anything.
@@ -191,10 +199,7 @@ fn append_against_close() -> Check {
     )
     .role("appender", |scene: &Arc<Scene>| format!("{} {}", scene.append("a"), scene.append("b")))
     .role("closer", close_and_look)
-    .expect(
-        accepted_is_seen,
-        &["in in, seen: a b|", "in refused, seen: a|", "refused refused, nothing: "],
-    )
+    .expect(accepted_is_seen, &["in in, seen: a b|", "in refused, seen: a|", "refused refused, nothing: "])
 }
 
 fn new_partition_against_close() -> Check {

@@ -16,9 +16,12 @@ pub(crate) fn models() -> Vec<Check> {
 
 /// Line: W0 wants 1, W1 wants 3, W2 wants 1; nothing is available. A release of 2 serves W0 and finds W1 too large; W1 gives up meanwhile. 1 byte is left, W2 wants 1.
 fn lost_wake_up() -> Check {
-    model("adv_lost_wake_up", "L3: who gives up and who releases: one of them sees the other", Bound::Preemptions(2), || {
-        Hand::new(3, &[1, 3, 1], ManualClock::at(0))
-    })
+    model(
+        "adv_lost_wake_up",
+        "L3: who gives up and who releases: one of them sees the other",
+        Bound::Preemptions(2),
+        || Hand::new(3, &[1, 3, 1], ManualClock::at(0)),
+    )
     .keeps_retired()
     .role("release", |hand: &Hand| {
         hand.credit(2);
@@ -88,12 +91,17 @@ fn walk(map: &SegmentedMap<()>) -> String {
 
 /// Two inserts, two walks. One instant each: not the one walk with the first insert alone and the other with the second alone.
 fn walks_disagree() -> Check {
-    model("adv_walks_disagree", "two walks that show one instant each agree on the order of inserts", Bound::Preemptions(1), || {
-        let map = SegmentedMap::<()>::default();
-        // Both segments are there.
-        map.get_or_create(&tp(2), || ());
-        map
-    })
+    model(
+        "adv_walks_disagree",
+        "two walks that show one instant each agree on the order of inserts",
+        Bound::Preemptions(1),
+        || {
+            let map = SegmentedMap::<()>::default();
+            // Both segments are there.
+            map.get_or_create(&tp(2), || ());
+            map
+        },
+    )
     .keeps_retired()
     .role("insert 0", |map: &SegmentedMap<()>| {
         map.get_or_create(&tp(0), || ());
@@ -117,12 +125,17 @@ fn walks_disagree() -> Check {
 }
 
 fn walk_against_clear() -> Check {
-    model("adv_walk_against_clear", "a walk shows one instant, also while the map is emptied", Bound::Preemptions(3), || {
-        let map = SegmentedMap::<()>::default();
-        map.get_or_create(&tp(0), || ());
-        map.get_or_create(&tp(1), || ());
-        map
-    })
+    model(
+        "adv_walk_against_clear",
+        "a walk shows one instant, also while the map is emptied",
+        Bound::Preemptions(3),
+        || {
+            let map = SegmentedMap::<()>::default();
+            map.get_or_create(&tp(0), || ());
+            map.get_or_create(&tp(1), || ());
+            map
+        },
+    )
     .keeps_retired()
     .role("walker", walk)
     .role("writer", |map: &SegmentedMap<()>| {

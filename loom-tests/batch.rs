@@ -130,10 +130,15 @@ fn reserve_commit_seal_publish() -> Check {
 }
 
 fn filled_to_the_byte() -> Check {
-    batch("batch_filled_to_the_byte", "who takes the last place seals, and the last who commits publishes", Bound::Full, 3)
-        .role("one", Scene::append)
-        .role("two", Scene::append)
-        .expect(Scene::verdict, &["in in"])
+    batch(
+        "batch_filled_to_the_byte",
+        "who takes the last place seals, and the last who commits publishes",
+        Bound::Full,
+        3,
+    )
+    .role("one", Scene::append)
+    .role("two", Scene::append)
+    .expect(Scene::verdict, &["in in"])
 }
 
 fn three_for_two_places() -> Check {
@@ -153,25 +158,30 @@ fn two_sealers() -> Check {
 }
 
 fn panic_in_the_copy() -> Check {
-    batch("batch_panic_in_the_copy", "a copy that panics keeps nobody waiting, and fails the batch", Bound::Preemptions(3), 4)
-        .role("panics", |scene: &Scene| match scene.batch.reserve(&RECORD, &scene.published) {
-            // What unwinding does.
-            Ok(place) => {
-                drop(place);
-                "panicked"
-            }
-            Err(_) => "out",
-        })
-        .role("appender", Scene::append)
-        .role("sealer", Scene::seal)
-        .expect(
-            |scene, results| {
-                let said = scene.verdict(results);
-                assert_eq!(said.contains("failed"), results.contains(&"panicked"));
-                said
-            },
-            &["in out", "in panicked, failed", "out out", "out panicked, failed"],
-        )
+    batch(
+        "batch_panic_in_the_copy",
+        "a copy that panics keeps nobody waiting, and fails the batch",
+        Bound::Preemptions(3),
+        4,
+    )
+    .role("panics", |scene: &Scene| match scene.batch.reserve(&RECORD, &scene.published) {
+        // What unwinding does.
+        Ok(place) => {
+            drop(place);
+            "panicked"
+        }
+        Err(_) => "out",
+    })
+    .role("appender", Scene::append)
+    .role("sealer", Scene::seal)
+    .expect(
+        |scene, results| {
+            let said = scene.verdict(results);
+            assert_eq!(said.contains("failed"), results.contains(&"panicked"));
+            said
+        },
+        &["in out", "in panicked, failed", "out out", "out panicked, failed"],
+    )
 }
 
 fn early_end_against_a_callback() -> Check {
@@ -214,18 +224,23 @@ fn early_end_against_a_callback() -> Check {
 }
 
 fn weak_exchange_fails() -> Check {
-    batch("batch_weak_exchange_fails", "a place is reserved also where the exchange fails without a reason", Bound::Full, 4)
-        .weak_exchange_may_fail()
-        .role("one", |scene: &Scene| {
-            unlatched::primitive::model::fail_one_weak_exchange();
-            scene.append()
-        })
-        .role("two", Scene::append)
-        .expect(
-            |scene, results| {
-                scene.seal();
-                scene.verdict(results)
-            },
-            &["in in"],
-        )
+    batch(
+        "batch_weak_exchange_fails",
+        "a place is reserved also where the exchange fails without a reason",
+        Bound::Full,
+        4,
+    )
+    .weak_exchange_may_fail()
+    .role("one", |scene: &Scene| {
+        unlatched::primitive::model::fail_one_weak_exchange();
+        scene.append()
+    })
+    .role("two", Scene::append)
+    .expect(
+        |scene, results| {
+            scene.seal();
+            scene.verdict(results)
+        },
+        &["in in"],
+    )
 }

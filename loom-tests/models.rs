@@ -4,11 +4,11 @@ use crate::runner::Check;
 
 #[path = "accumulator.rs"]
 mod accumulator;
-#[path = "batch.rs"]
-mod batch;
 #[path = "adversary.rs"]
 #[cfg(crossbeam_loom)]
 mod adversary;
+#[path = "batch.rs"]
+mod batch;
 #[path = "completion.rs"]
 mod completion;
 #[path = "epoch.rs"]

@@ -1,8 +1,8 @@
 //! Histories that break the pool and the map, on real threads. Each is expected to FAIL as long as the fault is there.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, missing_docs)]
 
-use std::sync::atomic::{AtomicUsize, AtomicBool, Ordering::SeqCst};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant as Std};
 
 use unlatched::error::TopicPartition;
@@ -250,7 +250,9 @@ fn g_foreign_drop_runs_inside_the_pool() {
     crossbeam_epoch::pin().flush();
     let mut panicked = false;
     for _ in 0..10_000 {
-        let got = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.allocate(1, Duration::from_nanos(1)).map(drop)));
+        let got = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            pool.allocate(1, Duration::from_nanos(1)).map(drop)
+        }));
         if got.is_err() {
             panicked = true;
             break;
@@ -300,7 +302,11 @@ fn i_timeout_does_not_look() {
     let result = waiter.join().unwrap();
     stop.release();
     releaser.join().unwrap();
-    assert!(result.is_ok(), "{available} available half a second before the end, nobody before it: {}", result.unwrap_err());
+    assert!(
+        result.is_ok(),
+        "{available} available half a second before the end, nobody before it: {}",
+        result.unwrap_err()
+    );
 }
 
 /// `b` without a stop: only more threads than cores.
@@ -327,7 +333,12 @@ fn k_stall_by_the_scheduler() {
         std::thread::sleep(Duration::from_secs(3));
         let after = count.load(SeqCst);
         if after - before < 1000 {
-            println!("{after} waits in {:?}, {} of them in the last 3 s; {:?}", start.elapsed(), after - before, pool.snapshot());
+            println!(
+                "{after} waits in {:?}, {} of them in the last 3 s; {:?}",
+                start.elapsed(),
+                after - before,
+                pool.snapshot()
+            );
             std::mem::forget(lease);
             std::process::exit(9);
         }

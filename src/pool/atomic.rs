@@ -20,7 +20,7 @@
 //!
 //! | turn | waiter | GRANT | step |
 //! |---|---|---|---|
-//! | later than the first's ticket | | | move the line's front |
+//! | the one after the first's | | | move the line's front |
 //! | the first's | WAITING | no | bytes suffice: set GRANT; else leave |
 //! | the first's | WAITING | yes | CAS the waiter to GRANTED |
 //! | the first's | GRANTED | yes | wake it, then debit, clear GRANT, next turn, one waiter less |
@@ -31,6 +31,8 @@
 //! - **POOL-B** While waiters are counted only a grant debits, and while GRANT is set nothing but that turn's end does: so bytes that sufficed still do.
 //! - **POOL-C** A waiter's final state decides the one exchange that ends its turn. A helper that is late by then fails: the turn in the word has moved on.
 //! - **POOL-D** A waiter is woken before its turn ends, so a counted waiter may still need its wake-up and an uncounted one does not.
+//! - **POOL-F** While a waiter is the first in line, the turn is its own or, once that is over, the next: a turn is ended only by who saw its waiter first, and the front is moved only by who
+//!   saw the turn of the first over. So a word that was read between two looks that found the same first (pinned, so it is the same) is about that waiter.
 //! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange; and not before everybody is unpinned who was pinned then. Who touches the
 //!   core after his exchange is pinned since before it.
 //!
@@ -43,7 +45,8 @@
 //!   from the release or a later one, so its own look sees the bytes. The other way round the releaser's exchange reads from the waiter's, and sees the link.
 //! - *Timeout against grant*: one CAS on the waiter's state. A waiter whose cancel fails has its memory, and takes it (GAP-06). One whose cancel succeeds helps: behind it may stand
 //!   one who can be served.
-//! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. At 2^17 turns during its stop the word could look as before.
+//! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. Before it has read the word, or before it moves the front: POOL-F, whatever turns
+//!   passed; the CAS of the front fails if it has moved. Between its word and its exchange: the exchange fails, unless after just 2^17 turns, or a multiple, every other field is as it was too.
 //! - *A helper that is stopped while the pool goes away*: it is pinned (POOL-E).
 //!
 //! # Progress
@@ -229,21 +232,21 @@ impl AtomicPoolCore {
     fn help(&self) {
         loop {
             let guard = epoch::pin();
+            // The line before the word, and again after it: what stands in the word is then said of this waiter, however long this thread was stopped in between (POOL-F).
+            let first = self.line.first(&guard);
+            step("pool.help");
             let word = self.load();
             if word.waiters() == 0 {
                 return;
             }
-            // ADVERSARY: a place to stop, nothing else.
-            step("adv.help-loaded");
-            let Some(first) = self.line.first(&guard) else {
-                // Counted and not yet linked: it looks for itself once it is.
-                return;
-            };
+            // Nobody: counted and not yet linked, it looks for itself once it is.
+            let Some(first) = first else { return };
+            if !self.line.is_first(&first, &guard) {
+                continue;
+            }
             if first.ticket != word.turn() {
-                if first.ticket.is_before(word.turn()) {
-                    self.line.pass(&first, &guard);
-                }
-                // Else the word is older than the line.
+                debug_assert!(first.ticket.next() == word.turn(), "POOL-F");
+                self.line.pass(&first, &guard);
                 continue;
             }
             let waiter = first.waiter();
@@ -480,7 +483,6 @@ impl fmt::Debug for AtomicPoolCore {
         f.debug_struct("AtomicPoolCore").field("word", &self.load()).field("free", &self.free).finish_non_exhaustive()
     }
 }
-
 
 /// ADVERSARY: a hand in the pool, for a model: a line that was made by one thread.
 #[cfg(crossbeam_loom)]

@@ -150,6 +150,13 @@ impl Line {
         })
     }
 
+    /// Whether `first`, found under this pin, is the first still.
+    pub(super) fn is_first(&self, first: &First<'_>, guard: &Guard) -> bool {
+        // Relaxed: nothing is read through it; pinned, no address comes twice. Whoever has read a word that came after the front moved reads it moved: that word's
+        // Acquire is behind the CAS in `pass`. One that has moved since changes nothing of what that word said.
+        self.head.load(Relaxed, guard) == first.before
+    }
+
     /// Moves the front past `first`, whose turn is over.
     pub(super) fn pass(&self, first: &First<'_>, guard: &Guard) {
         // Acquire: as in `join`.

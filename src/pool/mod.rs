@@ -11,6 +11,8 @@ mod atomic;
 mod free_list;
 mod lease;
 mod line;
+#[cfg(all(test, not(any(crossbeam_loom, unlatched_shuttle))))]
+mod tests;
 mod word;
 
 use std::fmt;

@@ -1,0 +1,78 @@
+//! What the conformance suite cannot ask of every core: stops inside `help`, and what the pool's memory does.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{AtomicPool, BufferPool, PoolError};
+use crate::primitive::clock::SystemClock;
+use crate::primitive::{Stop, stop_here};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Until it is so.
+#[track_caller]
+fn eventually(what: &str, so: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A thread that does `work` and stops at `step`, seen to stand there.
+#[track_caller]
+fn stopped_at<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> (JoinHandle<T>, Stop) {
+    let stop = Stop::new();
+    let thread = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            stop_here(step, &stop);
+            work()
+        }
+    });
+    assert!(stop.await_stopped(PATIENCE), "nobody came to {step}");
+    (thread, stop)
+}
+
+/// One who gives bytes back is stopped in `help`, between its look at the line and its look at the word; so many turns pass, and then another waits.
+fn stopped_in_help_for(turns: usize) {
+    let pool = Arc::new(AtomicPool::new(2, 1, SystemClock::shared()));
+    let one = || pool.allocate(1, Duration::ZERO).unwrap();
+    let (held, other) = (one(), one());
+    let gives_up = |pool: &AtomicPool| pool.allocate(2, Duration::from_nanos(1)).map(drop).unwrap_err();
+    let (first, go_on) = stopped_at("pool.wait", {
+        let pool = pool.clone();
+        move || gives_up(&pool)
+    });
+    let (helper, stop) = stopped_at("pool.help", move || drop(other));
+    go_on.release();
+    assert!(matches!(first.join().unwrap(), PoolError::Exhausted { .. }));
+    for _ in 1..turns {
+        assert!(matches!(gives_up(&pool), PoolError::Exhausted { .. }));
+    }
+    let waiter = std::thread::spawn({
+        let pool = pool.clone();
+        move || pool.allocate(2, PATIENCE).map(drop)
+    });
+    eventually("it waits", || pool.queued() > 0);
+    stop.release();
+    helper.join().unwrap();
+    drop(held);
+    assert_eq!(waiter.join().unwrap(), Ok(()), "after {turns} turns");
+    assert_eq!((pool.available(), pool.queued()), (2, 0));
+}
+
+#[test]
+fn a_helper_that_is_stopped_for_half_a_round_of_turns_passes_nobody_over() {
+    stopped_in_help_for(66_000);
+}
+
+#[test]
+fn a_helper_that_is_stopped_for_a_round_of_turns_ends_nobody_elses() {
+    // The word names the turn again that the one had whom it found, and another waits in it.
+    stopped_in_help_for(1 << 17);
+}
