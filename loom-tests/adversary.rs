@@ -5,44 +5,13 @@ use std::time::Duration;
 
 use unlatched::error::TopicPartition;
 use unlatched::partition_map::{PartitionMap, SegmentedMap};
-use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Hand, Lease};
+use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Lease};
 use unlatched::primitive::clock::ManualClock;
 
 use crate::runner::{Bound, Check, model};
 
 pub(crate) fn models() -> Vec<Check> {
-    vec![lost_wake_up(), overcommit(), walks_disagree(), walk_against_clear()]
-}
-
-/// Line: W0 wants 1, W1 wants 3, W2 wants 1; nothing is available. A release of 2 serves W0 and finds W1 too large; W1 gives up meanwhile. 1 byte is left, W2 wants 1.
-fn lost_wake_up() -> Check {
-    model(
-        "adv_lost_wake_up",
-        "L3: who gives up and who releases: one of them sees the other",
-        Bound::Preemptions(2),
-        || Hand::new(3, &[1, 3, 1], ManualClock::at(0)),
-    )
-    .keeps_retired()
-    .role("release", |hand: &Hand| {
-        hand.credit(2);
-        ""
-    })
-    .role("give up", |hand| {
-        assert!(hand.cancel(1));
-        ""
-    })
-    .expect(
-        |hand, _| {
-            let (available, waiters, all) = hand.look();
-            hand.heal();
-            assert!(
-                available == 0 && waiters == 0,
-                "L3: nobody is inside the pool, {available} available, {waiters} counted, {all}"
-            );
-            all
-        },
-        &["Granted Cancelled Granted"],
-    )
+    vec![overcommit(), walks_disagree(), walk_against_clear()]
 }
 
 struct Books {

@@ -5,7 +5,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Lease, PoolError};
+use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Hand, Lease, PoolError};
 use unlatched::primitive::Arc;
 use unlatched::primitive::clock::{Clock, Instant, ManualClock};
 use unlatched::primitive::model::let_time_run_out;
@@ -22,6 +22,7 @@ pub(crate) fn models() -> Vec<Check> {
         timeout_against_grant(),
         close_against_grant(),
         cancelled_head(),
+        release_against_cancel_at_the_front(),
         two_releases_two_waiters(),
         handle_against_last_lease(),
     ]
@@ -182,6 +183,29 @@ fn cancelled_head() -> Check {
             whole(scene, results)
         },
         &["gave up, granted", "gave up, timed out"],
+    )
+}
+
+/// In line for 1, 3 and 1 bytes; a release of 2 serves the first and finds the second too large, which gives up meanwhile.
+fn release_against_cancel_at_the_front() -> Check {
+    model(
+        "pool_release_against_cancel_at_the_front",
+        "who releases and who gives up: one of them serves the one behind (L3)",
+        Bound::Preemptions(2),
+        || Hand::new(3, &[1, 3, 1], ManualClock::at(0)),
+    )
+    .keeps_retired()
+    .weak_memory()
+    .role("release", |hand: &Hand| hand.credit(2))
+    .role("gives up", |hand| assert!(hand.give_up(1), "there is never enough for it"))
+    .expect(
+        |hand, _| {
+            let (available, counted, waits) = hand.look();
+            hand.give_all_back();
+            assert_eq!((available, counted), (0, 0), "nobody is inside, and {waits}");
+            waits
+        },
+        &["Granted Cancelled Granted"],
     )
 }
 

@@ -43,6 +43,8 @@
 //! # The races that look dangerous
 //! - *A release between a waiter's count and its link*: the releaser sees a waiter counted, finds nobody linked, and leaves. The waiter's exchange after its link reads
 //!   from the release or a later one, so its own look sees the bytes. The other way round the releaser's exchange reads from the waiter's, and sees the link.
+//! - *A release against a cancel at the front*: the releaser finds one waiting who needs more than there is, and leaves; that one gives up, and behind it stands one who could be
+//!   served. Each makes an exchange of the word and then looks: the releaser at the state, the waiter at the word. Whose exchange is the later one sees what the other did before its own.
 //! - *Timeout against grant*: one CAS on the waiter's state. A waiter whose cancel fails has its memory, and takes it (GAP-06). One whose cancel succeeds helps: behind it may stand
 //!   one who can be served.
 //! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. Before it has read the word, or before it moves the front: POOL-F, whatever turns
@@ -52,9 +54,15 @@
 //! # Progress
 //! `allocate` without waiting, and `release`: lock-free. A wait: blocks by back-pressure only. `close`: wait-free but for the wakes.
 
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
+mod hand;
+
 use std::fmt;
 use std::ptr::NonNull;
 use std::time::Duration;
+
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
+pub use hand::Hand;
 
 use super::free_list::FreeList;
 use super::line::{Line, Progress, Waiter};
@@ -111,6 +119,9 @@ impl Turn<'_> {
         self.core.absent.fetch_add(1, Relaxed);
         let cancelled = self.waiter.cancel();
         if cancelled {
+            step("pool.cancelled");
+            // AcqRel: see the second race at the module's head. An exchange that changes nothing, for its place in the word's order.
+            self.core.word.fetch_add(0, AcqRel);
             // Whoever stands behind may be served now.
             self.core.help();
         } else {
@@ -481,68 +492,5 @@ impl fmt::Debug for AtomicPool {
 impl fmt::Debug for AtomicPoolCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AtomicPoolCore").field("word", &self.load()).field("free", &self.free).finish_non_exhaustive()
-    }
-}
-
-/// ADVERSARY: a hand in the pool, for a model: a line that was made by one thread.
-#[cfg(crossbeam_loom)]
-#[doc(hidden)]
-#[allow(missing_docs, missing_debug_implementations)]
-pub struct Hand {
-    pool: AtomicPool,
-    waiters: Vec<std::sync::Arc<Waiter>>,
-}
-
-#[cfg(crossbeam_loom)]
-#[allow(missing_docs)]
-impl Hand {
-    /// A pool of `total`, all of it charged, and waiters for `needs` counted and linked.
-    pub fn new(total: u64, needs: &[u64], clock: SharedClock) -> Self {
-        let pool = AtomicPool::new(total, 1 << 20, clock);
-        let core = pool.core();
-        core.word.fetch_sub(total, AcqRel);
-        let waiters = needs
-            .iter()
-            .map(|need| {
-                let word = core.load();
-                core.exchange(word, word.one_more_waiter(), "").unwrap();
-                let waiter = Waiter::new(*need);
-                core.line.join(waiter.clone(), &epoch::pin());
-                core.word.fetch_add(0, AcqRel);
-                core.help();
-                waiter
-            })
-            .collect();
-        Self { pool, waiters }
-    }
-
-    pub fn credit(&self, granules: u64) {
-        self.pool.core().credit(granules);
-    }
-
-    /// What a waiter does whose time is up.
-    pub fn cancel(&self, waiter: usize) -> bool {
-        let turn = Turn { core: self.pool.core(), waiter: self.waiters[waiter].clone() };
-        let cancelled = turn.cancel();
-        if !cancelled {
-            self.pool.core().help();
-        }
-        std::mem::forget(turn);
-        cancelled
-    }
-
-    /// Bytes available, callers counted, and where each wait has come to.
-    pub fn look(&self) -> (u64, usize, String) {
-        let word = self.pool.core().load();
-        let all: Vec<_> = self.waiters.iter().map(|waiter| format!("{:?}", waiter.progress())).collect();
-        (word.available(), word.waiters(), all.join(" "))
-    }
-
-    /// The end: all bytes are back, whoever had them.
-    pub fn heal(&self) {
-        let core = self.pool.core();
-        let mut word = core.load();
-        word.0 += core.total - word.available();
-        core.word.store(word.0, Relaxed);
     }
 }

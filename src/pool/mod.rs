@@ -18,7 +18,7 @@ mod word;
 use std::fmt;
 use std::time::Duration;
 
-#[cfg(crossbeam_loom)]
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
 #[doc(hidden)]
 pub use atomic::Hand;
 pub use atomic::{AtomicPool, AtomicPoolCore};
