@@ -34,7 +34,7 @@
 //! - **POOL-F** While a waiter is the first in line, the turn is its own or, once that is over, the next: a turn is ended only by who saw its waiter first, and the front is moved only by who
 //!   saw the turn of the first over. So a word that was read between two looks that found the same first (pinned, so it is the same) is about that waiter.
 //! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange; and not before everybody is unpinned who was pinned then. Who touches the
-//!   core after his exchange is pinned since before it.
+//!   core after his exchange is pinned since before it; who is not has no reference by then but to the word, and frees by the address that came from the box.
 //!
 //! # Linearization points
 //! A grant at once, and a release: the CAS of the word. A grant to a waiter: the exchange that ends its turn. A failed try: the load of the word in which it found too little,
@@ -67,7 +67,7 @@ pub use hand::Hand;
 use super::free_list::FreeList;
 use super::line::{Line, Progress, Waiter};
 use super::word::{CLOSED, GONE, Granularity, MAX_WAITERS, Ticket, Word};
-use super::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released};
+use super::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released, WayBack};
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::primitive::atomic::{AtomicU64, AtomicUsize};
 use crate::primitive::clock::SharedClock;
@@ -136,9 +136,18 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.cancel() {
             self.core.help();
-            self.core.credit(self.waiter.need);
+            // SAFETY: ours by the grant, and the handle lives: we are called through it.
+            unsafe { AtomicPoolCore::credit(NonNull::from(self.core), self.waiter.need) };
         }
     }
+}
+
+/// The one way in which the word changes by comparison. `Err`: what it is now.
+fn exchange(word: &AtomicU64, from: Word, to: Word, at: &'static str) -> Result<(), Word> {
+    step(at);
+    // AcqRel: every exchange reads from the one before it and is read by the one after it, so what was done before one is seen after a later one: pushed buffers,
+    // linked waiters. Acquire on failure: the value found is acted on.
+    word.compare_exchange(from.0, to.0, AcqRel, Acquire).map(drop).map_err(Word)
 }
 
 impl AtomicPoolCore {
@@ -147,12 +156,8 @@ impl AtomicPoolCore {
         Word(self.word.load(Acquire))
     }
 
-    /// The one way in which the word changes by comparison. `Err`: what it is now.
     fn exchange(&self, from: Word, to: Word, at: &'static str) -> Result<(), Word> {
-        step(at);
-        // AcqRel: every exchange reads from the one before it and is read by the one after it, so what was done before one is seen after a later one: pushed buffers,
-        // linked waiters. Acquire on failure: the value found is acted on.
-        self.word.compare_exchange(from.0, to.0, AcqRel, Acquire).map(drop).map_err(Word)
+        exchange(&self.word, from, to, at)
     }
 
     /// Books `size` bytes, waiting at most `max_block`.
@@ -286,26 +291,64 @@ impl AtomicPoolCore {
     }
 
     /// Gives granules back. Whether these were the last of a pool whose handle is gone: then the caller frees it.
-    fn credit(&self, granules: u64) -> bool {
-        let all = self.granularity.within(self.total);
-        let mut word = self.load();
-        while word.waiters() == 0 {
-            let to = Word(word.0 + granules);
-            match self.exchange(word, to, "pool.credit") {
+    ///
+    /// # Safety
+    /// The granules are charged, to the caller; or the handle lives. So the core does, until the exchange (POOL-E).
+    unsafe fn credit(this: NonNull<Self>, granules: u64) -> bool {
+        let (word, all) = {
+            // SAFETY: the caller's promise.
+            let core = unsafe { this.as_ref() };
+            (&raw const core.word, core.granularity.within(core.total))
+        };
+        // SAFETY: as above. A reference to the word and nothing else: an atomic's may outlive, in the call that is its last, what it refers to.
+        let word = unsafe { &*word };
+        // Acquire: as in `load`.
+        let mut now = Word(word.load(Acquire));
+        while now.waiters() == 0 {
+            let to = Word(now.0 + granules);
+            match exchange(word, now, to, "pool.credit") {
                 // Nobody waits, so nobody has to be looked for; POOL-E: the core may be gone from here on.
                 Ok(()) => return to.gone() && to.available() == all,
-                Err(now) => word = now,
+                Err(other) => now = other,
             }
         }
         // POOL-E: pinned since before the exchange.
         let _pinned = epoch::pin();
         step("pool.credit");
         // AcqRel: as in `exchange`.
-        let before = Word(self.word.fetch_add(granules, AcqRel));
+        let before = Word(word.fetch_add(granules, AcqRel));
         if before.waiters() > 0 {
-            self.help();
+            // SAFETY: POOL-E: we are pinned.
+            unsafe { this.as_ref() }.help();
         }
         before.gone() && before.available() + granules == all
+    }
+
+    /// The way back of this pool's leases.
+    ///
+    /// # Safety
+    /// As [`WayBack`]'s.
+    unsafe fn take_back(pool: NonNull<()>, buffer: Buffer, charged: usize) -> Released {
+        let this = pool.cast::<Self>();
+        let granules = {
+            // SAFETY: POOL-E: what is charged to the lease is not available.
+            let core = unsafe { this.as_ref() };
+            // After the handle is gone nobody can ask again: memory need not be kept. One that goes meanwhile only makes the pooling useless.
+            let kept = if charged == core.poolable && buffer.capacity() == charged && !core.load().gone() {
+                core.free.push(buffer)
+            } else {
+                Err(buffer)
+            };
+            // Before the credit: memory that was not freed yet must not be promised to others.
+            kept.unwrap_or_else(Buffer::free);
+            core.granules(charged)
+        };
+        // SAFETY: the lease's own.
+        if unsafe { Self::credit(this, granules) } {
+            // SAFETY: our exchange made the condition true; the address is the box's own.
+            unsafe { retire(this) }
+        }
+        Released::More
     }
 
     /// Breaks up buffers of the free list until what they hold is available (L10): what was debited is about to be made anew.
@@ -340,7 +383,7 @@ impl AtomicPoolCore {
 /// Frees `core` once nobody is pinned who is pinned now.
 ///
 /// # Safety
-/// POOL-E: the caller has made the condition true.
+/// POOL-E: the caller has made the condition true. The address came from the box, not from a reference.
 unsafe fn retire(core: NonNull<AtomicPoolCore>) {
     struct Sendable(NonNull<AtomicPoolCore>);
     // SAFETY: the core is `Send`, and it moves whole.
@@ -355,21 +398,9 @@ unsafe fn retire(core: NonNull<AtomicPoolCore>) {
 
 // SAFETY: LEASE-2 is POOL-E. LEASE-3: `Last` is never answered, since the core is retired here.
 unsafe impl Release for AtomicPoolCore {
-    fn release(&self, buffer: Buffer, charged: usize) -> Released {
-        let this = NonNull::from(self);
-        // After the handle is gone nobody can ask again: memory need not be kept. One that goes meanwhile only makes the pooling useless.
-        let kept = if charged == self.poolable && buffer.capacity() == charged && !self.load().gone() {
-            self.free.push(buffer)
-        } else {
-            Err(buffer)
-        };
-        // Before the credit: memory that was not freed yet must not be promised to others.
-        kept.unwrap_or_else(Buffer::free);
-        if self.credit(self.granules(charged)) {
-            // SAFETY: our exchange made the condition true.
-            unsafe { retire(this) }
-        }
-        Released::More
+    #[inline]
+    fn way_back(&self) -> WayBack {
+        Self::take_back
     }
 }
 
@@ -396,7 +427,8 @@ impl AtomicPool {
         let granules = core.granules(size);
         core.reserve(size, granules, max_block, waiting)?;
         let Some(buffer) = core.buffer(size) else {
-            core.credit(granules);
+            // SAFETY: `reserve` has charged them, and the handle lives.
+            unsafe { AtomicPoolCore::credit(self.0, granules) };
             return Err(PoolError::OutOfMemory { requested: size });
         };
         // SAFETY: the core came from a box and the word counts the lease's granules, at least one; POOL-E.

@@ -22,7 +22,7 @@ use std::time::Duration;
 #[doc(hidden)]
 pub use atomic::Hand;
 pub use atomic::{AtomicPool, AtomicPoolCore};
-pub use lease::{Buffer, Lease, Release, Released};
+pub use lease::{Buffer, Lease, Release, Released, WayBack};
 
 use crate::primitive::clock::SharedClock;
 

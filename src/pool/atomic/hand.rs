@@ -37,7 +37,8 @@ impl Hand {
 
     /// Gives bytes back.
     pub fn credit(&self, bytes: u64) {
-        self.pool.core().credit(bytes);
+        // SAFETY: charged in `new`, and the handle lives.
+        unsafe { AtomicPoolCore::credit(self.pool.0, bytes) };
     }
 
     /// Ends the wait of one whose time is up; `false` if it was granted before.
