@@ -364,6 +364,8 @@ impl<V: Send + Sync + 'static> PartitionMap<V> for SegmentedMap<V> {
         let old = self.topics.swap(Owned::new(Table::default()), AcqRel, &guard);
         // SAFETY: MAP-A: the swap took it out of the word.
         unsafe { guard.defer_destroy(old) }
+        // It holds every entry: it is not to wait for this thread's next pins, of which there may be none.
+        epoch::settle(guard);
     }
 }
 

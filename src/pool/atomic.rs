@@ -380,7 +380,7 @@ impl AtomicPoolCore {
     }
 }
 
-/// Frees `core` once nobody is pinned who is pinned now.
+/// Frees what is pooled, and `core` once nobody is pinned who is pinned now.
 ///
 /// # Safety
 /// POOL-E: the caller has made the condition true. The address came from the box, not from a reference.
@@ -388,12 +388,17 @@ unsafe fn retire(core: NonNull<AtomicPoolCore>) {
     struct Sendable(NonNull<AtomicPoolCore>);
     // SAFETY: the core is `Send`, and it moves whole.
     unsafe impl Send for Sendable {}
+    // SAFETY: POOL-E: only we were told to free it, and have not yet.
+    // The buffers go now, the rest when the epoch does: nobody else touches the list. Who pushed has credited after it, and all is credited; who pops has a handle.
+    unsafe { core.as_ref() }.free.drain();
     let core = Sendable(core);
-    epoch::pin().defer(move || {
+    let guard = epoch::pin();
+    guard.defer(move || {
         let Sendable(core) = { core };
         // SAFETY: POOL-E; it came from a box.
         drop(unsafe { Box::from_raw(core.as_ptr()) });
     });
+    epoch::settle(guard);
 }
 
 // SAFETY: LEASE-2 is POOL-E. LEASE-3: `Last` is never answered, since the core is retired here.

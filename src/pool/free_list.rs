@@ -137,6 +137,13 @@ impl FreeList {
         Ok(())
     }
 
+    /// Frees every buffer.
+    pub(super) fn drain(&self) {
+        while let Some(buffer) = self.pop() {
+            buffer.free();
+        }
+    }
+
     /// How many buffers it keeps; of an instant only while nobody pushes or pops.
     pub(super) fn len(&self) -> usize {
         // Relaxed: a figure.
@@ -146,9 +153,7 @@ impl FreeList {
 
 impl Drop for FreeList {
     fn drop(&mut self) {
-        while let Some(buffer) = self.pop() {
-            buffer.free();
-        }
+        self.drain();
     }
 }
 
