@@ -45,7 +45,7 @@
 //!   from the release or a later one, so its own look sees the bytes. The other way round the releaser's exchange reads from the waiter's, and sees the link.
 //! - *A release against a cancel at the front*: the releaser finds one waiting who needs more than there is, and leaves; that one gives up, and behind it stands one who could be
 //!   served. Each makes an exchange of the word and then looks: the releaser at the state, the waiter at the word. Whose exchange is the later one sees what the other did before its own.
-//! - *Timeout against grant*: one CAS on the waiter's state. A waiter whose cancel fails has its memory, and takes it (GAP-06). One whose cancel succeeds helps: behind it may stand
+//! - *Timeout against grant*: one CAS on the waiter's state. A waiter whose time is up helps once more and looks; then it cancels; if that fails it has its memory, and takes it (GAP-06). One whose cancel succeeds helps: behind it may stand
 //!   one who can be served.
 //! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. Before it has read the word, or before it moves the front: POOL-F, whatever turns
 //!   passed; the CAS of the front fails if it has moved. Between its word and its exchange: the exchange fails, unless after just 2^17 turns, or a multiple, every other field is as it was too.
@@ -226,9 +226,16 @@ impl AtomicPoolCore {
             }
             // Close before the time (POOL-20).
             let closed = self.load().closed();
+            if left.is_zero() && !closed {
+                // The last look (GAP-06): whoever has brought the bytes may be stopped before its own.
+                self.help();
+                if turn.waiter.progress() == Progress::Granted {
+                    continue;
+                }
+            }
             if closed || left.is_zero() {
                 if !turn.cancel() {
-                    // The last look (GAP-06): it was granted meanwhile.
+                    // It was granted meanwhile.
                     continue;
                 }
                 std::mem::forget(turn);

@@ -76,3 +76,22 @@ fn a_helper_that_is_stopped_for_a_round_of_turns_ends_nobody_elses() {
     // The word names the turn again that the one had whom it found, and another waits in it.
     stopped_in_help_for(1 << 17);
 }
+
+#[test]
+fn gap_06_a_wait_that_ends_looks_for_bytes_whose_bringer_is_stopped() {
+    let pool = Arc::new(AtomicPool::new(1, 1, SystemClock::shared()));
+    let held = pool.allocate(1, Duration::ZERO).unwrap();
+    // In line, and about to sleep for a moment.
+    let (waiter, go_on) = stopped_at("pool.wait", {
+        let pool = pool.clone();
+        move || pool.allocate(1, Duration::from_nanos(1)).map(drop)
+    });
+    // The byte is back; who brought it does not get round to the line.
+    let (releaser, stop) = stopped_at("pool.help", move || drop(held));
+    assert_eq!(pool.available(), 1);
+    go_on.release();
+    assert_eq!(waiter.join().unwrap(), Ok(()));
+    stop.release();
+    releaser.join().unwrap();
+    assert_eq!((pool.available(), pool.queued()), (1, 0));
+}
