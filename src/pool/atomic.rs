@@ -10,6 +10,7 @@
 //!
 //! # An allocation
 //! One CAS of the word: if nobody waits and the bytes suffice, debit; else, if the caller will wait, count one more waiter. Newcomers never overtake (GAP-01, bound 0).
+//! A try (no waiting) that finds others before it *helps* once and looks again before it fails. Who will wait has made its node, and is pinned, before it counts itself.
 //! A waiter then *links* itself, makes one more exchange of the word, and looks (`help`).
 //!
 //! # A release
@@ -52,7 +53,7 @@
 //! - *A helper that is stopped while the pool goes away*: it is pinned (POOL-E).
 //!
 //! # Progress
-//! `allocate` without waiting, and `release`: lock-free. A wait: blocks by back-pressure only. `close`: wait-free but for the wakes.
+//! `allocate` without waiting, and `release`: lock-free; a try fails while somebody is stopped between its count and its link. A wait: blocks by back-pressure only. `close`: wait-free but for the wakes.
 
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 mod hand;
@@ -65,7 +66,7 @@ use std::time::Duration;
 pub use hand::Hand;
 
 use super::free_list::FreeList;
-use super::line::{Line, Progress, Waiter};
+use super::line::{Line, Place, Progress, Waiter};
 use super::word::{CLOSED, GONE, Granularity, MAX_WAITERS, Ticket, Word};
 use super::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released, WayBack};
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -103,6 +104,21 @@ pub struct AtomicPoolCore {
 struct Turn<'a> {
     core: &'a AtomicPoolCore,
     waiter: std::sync::Arc<Waiter>,
+}
+
+/// What a caller makes before it counts itself as one who waits.
+struct Prepared {
+    waiter: std::sync::Arc<Waiter>,
+    place: Place,
+    pinned: epoch::Guard,
+}
+
+impl Prepared {
+    fn new(granules: u64) -> Self {
+        let waiter = Waiter::new(granules);
+        let place = Place::of(waiter.clone());
+        Self { waiter, place, pinned: epoch::pin() }
+    }
 }
 
 impl Turn<'_> {
@@ -169,11 +185,19 @@ impl AtomicPoolCore {
         waiting: impl FnOnce(),
     ) -> Result<(), PoolError> {
         let mut word = self.load();
+        let mut helped = false;
+        let mut prepared = None;
         loop {
             let to = if word.closed() {
                 return Err(PoolError::Closed);
             } else if word.waiters() == 0 && word.available() >= granules {
                 word.debit(granules)
+            } else if max_block.is_zero() && word.waiters() > 0 && !helped {
+                // Those before it may be gone, or served by now, and who is to end their turns may be stopped.
+                helped = true;
+                self.help();
+                word = self.load();
+                continue;
             } else if max_block.is_zero() {
                 return Err(self.exhausted(size, word, max_block));
             } else if word.waiters() == MAX_WAITERS {
@@ -183,12 +207,18 @@ impl AtomicPoolCore {
             };
             let waits = to.waiters() > word.waiters();
             if waits {
+                // All that could hold it up or fail between its count and its link, where it is in everybody's way.
+                prepared.get_or_insert_with(|| Prepared::new(granules));
                 // Relaxed: a figure. Before the count, so that nobody is taken to stand in line who does not.
                 self.absent.fetch_add(1, Relaxed);
             }
             match self.exchange(word, to, "pool.reserve") {
-                Ok(()) if waits => return self.wait(size, granules, max_block, waiting),
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    return match prepared.filter(|_| waits) {
+                        Some(prepared) => self.wait(size, prepared, max_block, waiting),
+                        None => Ok(()),
+                    };
+                }
                 Err(now) => word = now,
             }
             if waits {
@@ -205,9 +235,15 @@ impl AtomicPoolCore {
     }
 
     /// Waits in line. The caller has counted itself.
-    fn wait(&self, size: usize, granules: u64, max_block: Duration, waiting: impl FnOnce()) -> Result<(), PoolError> {
-        let waiter = Waiter::new(granules);
-        self.line.join(waiter.clone(), &epoch::pin());
+    fn wait(
+        &self,
+        size: usize,
+        Prepared { waiter, place, pinned }: Prepared,
+        max_block: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<(), PoolError> {
+        self.line.join(place, &pinned);
+        drop(pinned);
         // Relaxed: a figure. From here on it stands in line, and nobody who comes later is served before it (L4).
         self.absent.fetch_sub(1, Relaxed);
         step("pool.joined");

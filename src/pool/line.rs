@@ -84,6 +84,15 @@ struct Node {
     next: Atomic<Node>,
 }
 
+/// A waiter's place in the line, not linked yet.
+pub(super) struct Place(Owned<Node>);
+
+impl Place {
+    pub(super) fn of(waiter: Arc<Waiter>) -> Self {
+        Self(Owned::new(Node { ticket: Ticket(0), waiter: Some(waiter), next: Atomic::null() }))
+    }
+}
+
 pub(super) struct Line {
     head: Atomic<Node>,
     tail: Atomic<Node>,
@@ -102,9 +111,8 @@ impl Line {
         line
     }
 
-    /// Puts `waiter` at the end. Lock-free.
-    pub(super) fn join(&self, waiter: Arc<Waiter>, guard: &Guard) {
-        let mut node = Owned::new(Node { ticket: Ticket(0), waiter: Some(waiter), next: Atomic::null() });
+    /// Puts a waiter at the end. Lock-free; allocates nothing.
+    pub(super) fn join(&self, Place(mut node): Place, guard: &Guard) {
         loop {
             // Acquire pairs with the Release of the exchange that made it the tail: the node is seen whole.
             let tail = self.tail.load(Acquire, guard);

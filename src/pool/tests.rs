@@ -95,3 +95,20 @@ fn gap_06_a_wait_that_ends_looks_for_bytes_whose_bringer_is_stopped() {
     releaser.join().unwrap();
     assert_eq!((pool.available(), pool.queued()), (1, 0));
 }
+
+#[test]
+fn pool_13_a_try_is_not_stopped_by_one_who_has_given_up() {
+    let pool = Arc::new(AtomicPool::new(2, 1, SystemClock::shared()));
+    let held = pool.allocate(1, Duration::ZERO).unwrap();
+    // It wanted two, and does not any more; that it is still counted is for it to end, or for whoever comes.
+    let (gave_up, stop) = stopped_at("pool.cancelled", {
+        let pool = pool.clone();
+        move || pool.allocate(2, Duration::from_nanos(1)).map(drop)
+    });
+    assert_eq!((pool.available(), pool.queued()), (1, 0));
+    assert_eq!(pool.allocate(1, Duration::ZERO).map(drop), Ok(()));
+    stop.release();
+    assert!(matches!(gave_up.join().unwrap(), Err(PoolError::Exhausted { .. })));
+    drop(held);
+    assert_eq!((pool.available(), pool.queued()), (2, 0));
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AcqRel, AtomicPool, AtomicPoolCore, Relaxed, Turn, Waiter};
+use super::{AcqRel, AtomicPool, AtomicPoolCore, Place, Relaxed, Turn, Waiter};
 use crate::pool::BufferPool;
 use crate::primitive::clock::SharedClock;
 use crate::primitive::epoch;
@@ -28,7 +28,7 @@ impl Hand {
             let word = core.load();
             core.exchange(word, word.one_more_waiter(), "").expect("nobody else is there");
             let waiter = Waiter::new(*need);
-            core.line.join(waiter.clone(), &epoch::pin());
+            core.line.join(Place::of(waiter.clone()), &epoch::pin());
             waiter
         };
         let waiters = needs.iter().map(line_up).collect();
