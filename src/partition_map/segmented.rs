@@ -40,9 +40,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use super::PartitionMap;
+use crate::batch::contain;
 use crate::error::TopicPartition;
 use crate::primitive::atomic::AtomicPtr;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -61,7 +63,15 @@ type Table<K, V> = HashMap<K, Arc<V>, BuildHasherDefault<DefaultHasher>>;
 
 struct Entry<V> {
     topic_partition: TopicPartition,
-    value: V,
+    value: ManuallyDrop<V>,
+}
+
+impl<V> Drop for Entry<V> {
+    fn drop(&mut self) {
+        // Foreign code, which may run in anybody's pin: its panic is not to end there.
+        // SAFETY: the field is not touched again: this is its drop.
+        contain("the destructor of a map's value", || unsafe { ManuallyDrop::drop(&mut self.value) });
+    }
 }
 
 type Slot<V> = AtomicPtr<Entry<V>>;
@@ -207,7 +217,7 @@ impl<V: Send + Sync + 'static> Topic<V> {
 
     fn get_or_create(&self, topic_partition: &TopicPartition, make: impl FnOnce() -> V) -> Arc<Entry<V>> {
         let number = topic_partition.partition;
-        let new = |value| Entry { topic_partition: topic_partition.clone(), value };
+        let new = |value: V| Entry { topic_partition: topic_partition.clone(), value: ManuallyDrop::new(value) };
         let dense = usize::try_from(number).ok().filter(|number| *number < DENSE);
         let Some(dense) = dense else {
             return find_or_insert(&self.sparse, |table| table.get(&number).cloned(), || (number, new(make())));
@@ -365,7 +375,7 @@ impl<V: Send + Sync + 'static> PartitionMap<V> for SegmentedMap<V> {
         // SAFETY: MAP-A: the swap took it out of the word.
         unsafe { guard.defer_destroy(old) }
         // It holds every entry: it is not to wait for this thread's next pins, of which there may be none.
-        epoch::settle(guard);
+        contain("the destructor of something retired", || epoch::settle(guard));
     }
 }
 

@@ -69,6 +69,7 @@ use super::free_list::FreeList;
 use super::line::{Line, Place, Progress, Waiter};
 use super::word::{CLOSED, GONE, Granularity, MAX_WAITERS, Ticket, Word};
 use super::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released, WayBack};
+use crate::batch::contain;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::primitive::atomic::{AtomicU64, AtomicUsize};
 use crate::primitive::clock::SharedClock;
@@ -117,7 +118,7 @@ impl Prepared {
     fn new(granules: u64) -> Self {
         let waiter = Waiter::new(granules);
         let place = Place::of(waiter.clone());
-        Self { waiter, place, pinned: epoch::pin() }
+        Self { waiter, place, pinned: pinned() }
     }
 }
 
@@ -154,6 +155,15 @@ impl Drop for Turn<'_> {
             self.core.help();
             // SAFETY: ours by the grant, and the handle lives: we are called through it.
             unsafe { AtomicPoolCore::credit(NonNull::from(self.core), self.waiter.need) };
+        }
+    }
+}
+
+/// Pins. A pin may destroy what others have retired, which is foreign code, not of this pool even: where it panics, nothing that is owed here is to be lost with it.
+fn pinned() -> epoch::Guard {
+    loop {
+        if let Some(guard) = contain("the destructor of something retired", epoch::pin) {
+            return guard;
         }
     }
 }
@@ -290,7 +300,7 @@ impl AtomicPoolCore {
     /// Does whatever the words call for at the front of the line, until they call for nothing.
     fn help(&self) {
         loop {
-            let guard = epoch::pin();
+            let guard = pinned();
             // The line before the word, and again after it: what stands in the word is then said of this waiter, however long this thread was stopped in between (POOL-F).
             let first = self.line.first(&guard);
             step("pool.help");
@@ -356,7 +366,7 @@ impl AtomicPoolCore {
             }
         }
         // POOL-E: pinned since before the exchange.
-        let _pinned = epoch::pin();
+        let _pinned = pinned();
         step("pool.credit");
         // AcqRel: as in `exchange`.
         let before = Word(word.fetch_add(granules, AcqRel));
@@ -435,13 +445,15 @@ unsafe fn retire(core: NonNull<AtomicPoolCore>) {
     // The buffers go now, the rest when the epoch does: nobody else touches the list. Who pushed has credited after it, and all is credited; who pops has a handle.
     unsafe { core.as_ref() }.free.drain();
     let core = Sendable(core);
-    let guard = epoch::pin();
+    let guard = pinned();
     guard.defer(move || {
         let Sendable(core) = { core };
         // SAFETY: POOL-E; it came from a box.
-        drop(unsafe { Box::from_raw(core.as_ptr()) });
+        let core = unsafe { Box::from_raw(core.as_ptr()) };
+        // The clock's destructor is foreign, and this runs in anybody's pin.
+        contain("the destructor of a pool's clock", || drop(core));
     });
-    epoch::settle(guard);
+    contain("the destructor of something retired", || epoch::settle(guard));
 }
 
 // SAFETY: LEASE-2 is POOL-E. LEASE-3: `Last` is never answered, since the core is retired here.
@@ -545,7 +557,7 @@ impl BufferPool for AtomicPool {
         step("pool.close");
         // AcqRel: who was linked before is seen below and woken; who links later makes its exchange after ours, and sees CLOSED.
         core.word.fetch_or(CLOSED, AcqRel);
-        let waiters = core.line.all(&epoch::pin());
+        let waiters = core.line.all(&pinned());
         waiters.iter().for_each(|waiter| waiter.parker.unpark());
     }
 }

@@ -1,13 +1,17 @@
 //! What the conformance suite cannot ask of every core: stops inside `help`, and what the pool's memory does.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{AtomicPool, BufferPool, PoolError};
 use crate::primitive::clock::SystemClock;
+use crate::primitive::epoch;
 use crate::primitive::{Stop, stop_here};
 
+/// How a thread's pins are made to destroy what waits for that: more of them than the collector lets pass without a look.
+const MANY: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Until it is so.
@@ -111,4 +115,42 @@ fn pool_13_a_try_is_not_stopped_by_one_who_has_given_up() {
     assert!(matches!(gave_up.join().unwrap(), Err(PoolError::Exhausted { .. })));
     drop(held);
     assert_eq!((pool.available(), pool.queued()), (2, 0));
+}
+
+thread_local! {
+    static PANICS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Retires things whose destructor panics, where a thread comes to it that is told to: other tests pin too.
+fn retire_panics() {
+    let guard = epoch::pin();
+    for _ in 0..MANY {
+        guard.defer(|| assert!(!PANICS.get(), "on purpose: a destructor that waited for an epoch to end"));
+    }
+    guard.flush();
+}
+
+#[test]
+fn l1_a_foreign_destructor_in_a_pin_of_the_pool_loses_nothing() {
+    let pool = AtomicPool::new(10, 1, SystemClock::shared());
+    let held = pool.allocate(10, Duration::ZERO).unwrap();
+    PANICS.set(true);
+    // A wait pins at each of its looks.
+    retire_panics();
+    for _ in 0..MANY {
+        assert!(matches!(pool.allocate(1, Duration::from_nanos(1)), Err(PoolError::Exhausted { .. })));
+    }
+    // A release pins if somebody waits.
+    std::thread::scope(|threads| {
+        let wait = || {
+            PANICS.set(true);
+            pool.allocate(5, PATIENCE).map(drop)
+        };
+        let waiters: Vec<_> = (0..10).map(|_| threads.spawn(wait)).collect();
+        eventually("they wait", || pool.queued() == 10);
+        retire_panics();
+        drop(held);
+        waiters.into_iter().for_each(|waiter| assert_eq!(waiter.join().unwrap(), Ok(())));
+    });
+    assert_eq!((pool.available(), pool.queued()), (10, 0));
 }
