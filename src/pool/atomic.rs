@@ -419,9 +419,9 @@ impl AtomicPoolCore {
     }
 
     fn bytes_available(&self, word: Word) -> u64 {
-        // What the granules cannot say of the total is available always.
-        let rest = self.total.saturating_sub(self.granularity.bytes(self.granularity.within(self.total)));
-        (self.granularity.bytes(word.available()) + rest).min(self.total)
+        // What is behind the last granule is with whoever has that one, and available when everything is: so that what is said to be available can be had.
+        let all = word.available() == self.granularity.within(self.total);
+        if all { self.total } else { self.granularity.bytes(word.available()) }
     }
 
     fn buffer(&self, size: usize) -> Option<Buffer> {
