@@ -24,6 +24,7 @@ pub(crate) fn models() -> Vec<Check> {
         cancelled_head(),
         release_against_cancel_at_the_front(),
         two_releases_two_waiters(),
+        release_against_a_new_buffer(),
         handle_against_last_lease(),
     ]
 }
@@ -161,22 +162,21 @@ fn cancelled_head() -> Check {
     pool(
         "pool_cancelled_head",
         "who gives up at the front does not hide the one behind, whom there is memory for",
-        Bound::Preemptions(1),
+        Bound::Preemptions(2),
         2,
         1,
     )
-    .role("gives up", |scene: &Scene| match scene.pool.allocate(2, Duration::from_nanos(1)) {
-        Ok(lease) => {
-            drop(lease);
-            "large"
+    .role("gives up", |scene: &Scene| {
+        let_time_run_out();
+        match scene.pool.allocate(2, Duration::from_nanos(1)) {
+            Ok(lease) => {
+                drop(lease);
+                "large"
+            }
+            Err(_) => "gave up",
         }
-        Err(_) => "gave up",
     })
     .role("stays", |scene| scene.wait(1))
-    .role("time", |_| {
-        let_time_run_out();
-        ""
-    })
     .expect(
         |scene, results| {
             scene.drop_one();
@@ -230,6 +230,38 @@ fn two_releases_two_waiters() -> Check {
             whole(scene, results)
         },
         &["granted, granted"],
+    )
+}
+
+/// Of 4 bytes a buffer of 2 is pooled and one is leased. One asks for a single byte, which must be made, while the lease comes back.
+fn release_against_a_new_buffer() -> Check {
+    model(
+        "pool_release_against_a_new_buffer",
+        "what is pooled and leased never exceeds the total (L10)",
+        Bound::Full,
+        || {
+            let pool = AtomicPool::new(4, 2, ManualClock::at(0));
+            let take = || pool.allocate(2, Duration::ZERO).expect("there is enough");
+            let (pooled, held) = (take(), take());
+            drop(pooled);
+            Scene { pool, held: Mutex::new(vec![held]) }
+        },
+    )
+    .keeps_retired()
+    .role("releaser", |scene: &Scene| {
+        scene.drop_one();
+        None
+    })
+    .role("one byte", |scene| Some(scene.pool.allocate(1, Duration::ZERO).expect("there is enough")))
+    .expect(
+        |scene, leases| {
+            let leased: usize = leases.iter().flatten().map(|lease| lease.len()).sum();
+            let now = scene.pool.snapshot();
+            // The snapshot says no more than is available: a second buffer would show as 3.
+            assert_eq!((leased, now.pooled % 2), (1, 0), "{now:?}");
+            format!("{} pooled", now.pooled)
+        },
+        &["0 pooled", "2 pooled"],
     )
 }
 

@@ -34,6 +34,8 @@
 //! - **POOL-D** A waiter is woken before its turn ends, so a counted waiter may still need its wake-up and an uncounted one does not.
 //! - **POOL-F** While a waiter is the first in line, the turn is its own or, once that is over, the next: a turn is ended only by who saw its waiter first, and the front is moved only by who
 //!   saw the turn of the first over. So a word that was read between two looks that found the same first (pinned, so it is the same) is about that waiter.
+//! - **POOL-G** Who makes a new buffer has, after its debit, seen an instant at which the buffers on the free list held no more than was available. Pushes come before their credit and
+//!   pops after their debit, so whatever others do after that instant but making buffers themselves keeps it so: the pool's memory never exceeds the total (L10).
 //! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange; and not before everybody is unpinned who was pinned then. Who touches the
 //!   core after his exchange is pinned since before it; who is not has no reference by then but to the word, and frees by the address that came from the box.
 //!
@@ -406,7 +408,13 @@ impl AtomicPoolCore {
 
     /// Breaks up buffers of the free list until what they hold is available (L10): what was debited is about to be made anew.
     fn make_room(&self) {
-        while self.free.len() as u64 * self.poolable as u64 > self.bytes_available(self.load()) {
+        // With none at all at one instant it does not matter what was available then.
+        while self.free.len() > 0 {
+            // A release in between would make it look as if there were room: its bytes available, its buffer not counted (POOL-G).
+            let (kept, word) = self.free.len_and(|| self.load());
+            if kept as u64 * self.poolable as u64 <= self.bytes_available(word) {
+                return;
+            }
             let Some(buffer) = self.free.pop() else { return };
             buffer.free();
         }

@@ -28,7 +28,7 @@
 use std::fmt;
 
 use super::Buffer;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use crate::primitive::cell::UnsafeCell;
 use crate::primitive::step;
@@ -51,7 +51,7 @@ pub(super) struct FreeList {
     slots: Box<[Slot]>,
     full: Stack,
     idle: Stack,
-    /// Slots on `full`, give or take those being pushed and popped now. For figures only.
+    /// Slots on `full`, and those being pushed and popped now: never less than are on it.
     count: AtomicUsize,
 }
 
@@ -117,8 +117,8 @@ impl FreeList {
     /// The buffer pushed last, if there is one.
     pub(super) fn pop(&self) -> Option<Buffer> {
         let slot = self.full.pop(&self.slots, "free-list.pop")?;
-        // Relaxed: a figure.
-        self.count.fetch_sub(1, Relaxed);
+        // Release pairs with the Acquire in `len_and`: who counts without it sees the head that we took it off; who has not seen that counts it still.
+        self.count.fetch_sub(1, Release);
         // SAFETY: FREE-A: our CAS took the slot off its stack.
         let buffer = self.slots[slot].buffer.with_mut(|cell| unsafe { (*cell).take() });
         self.idle.push(&self.slots, slot, "free-list.give-slot");
@@ -131,7 +131,7 @@ impl FreeList {
         let Some(slot) = self.idle.pop(&self.slots, "free-list.take-slot") else { return Err(buffer) };
         // SAFETY: FREE-A: our CAS took the slot off its stack.
         self.slots[slot].buffer.with_mut(|cell| unsafe { *cell = Some(buffer) });
-        // Relaxed: a figure. Before the push, so that it never falls below zero.
+        // Relaxed: the push below releases it: who sees the head with this buffer counts it. Before the push, so that it never counts too few.
         self.count.fetch_add(1, Relaxed);
         self.full.push(&self.slots, slot, "free-list.push");
         Ok(())
@@ -141,6 +141,27 @@ impl FreeList {
     pub(super) fn drain(&self) {
         while let Some(buffer) = self.pop() {
             buffer.free();
+        }
+    }
+
+    /// At least as many buffers as it keeps, and what `look` has found, both of one instant: no buffer was pushed or popped from before the one until after
+    /// the other. Lock-free: it looks again only if one was.
+    pub(super) fn len_and<T>(&self, look: impl Fn() -> T) -> (usize, T) {
+        let head = || {
+            // Acquire: with an exchange of the head seen, what was done before it is seen: the count of a push, and the debit of who pops.
+            self.full.0.load(Acquire)
+        };
+        let mut before = head();
+        loop {
+            // Acquire pairs with the Release in `pop`: a buffer that is not counted any more was popped off a head that we see below.
+            let count = self.count.load(Acquire);
+            let found = look();
+            step("free-list.looked");
+            let now = head();
+            if now == before {
+                return (count, found);
+            }
+            before = now;
         }
     }
 
