@@ -15,6 +15,7 @@ pub(crate) fn models() -> Vec<Check> {
         insert_race_beyond_the_slots(),
         read_against_insert(),
         walk_against_two_inserts(),
+        walk_against_clear(),
         clear_against_insert(),
     ]
 }
@@ -96,6 +97,13 @@ fn read_against_insert() -> Check {
         .expect(|_, results| results[0].clone(), &["1 1", "none 1", "none none"])
 }
 
+/// The numbers that a walk visits.
+fn walk(map: &Map) -> String {
+    let mut seen = Vec::new();
+    map.for_each(|topic_partition, _| seen.push(topic_partition.partition));
+    format!("{seen:?}")
+}
+
 fn walk_against_two_inserts() -> Check {
     let walk = |map: &Map| {
         let seen = Mutex::new(Vec::new());
@@ -117,6 +125,30 @@ fn walk_against_two_inserts() -> Check {
         String::new()
     })
     .expect(|_, results| results[0].clone(), &["[(0, 7)]", "[(0, 7), (1, 1), (2, 2)]", "[(0, 7), (2, 2)]"])
+}
+
+fn walk_against_clear() -> Check {
+    model(
+        "map_walk_against_clear",
+        "a walk sees what one instant had, also if all goes and others come",
+        Bound::Preemptions(3),
+        || {
+            let map = Map::default();
+            create(&map, "t", 0, 7);
+            create(&map, "t", 1, 7);
+            map
+        },
+    )
+    .keeps_retired()
+    .role("walker", walk)
+    .role("writer", |map| {
+        map.clear();
+        for partition in 0..3 {
+            create(map, "t", partition, 1);
+        }
+        String::new()
+    })
+    .expect(|_, results| results[0].clone(), &["[0, 1, 2]", "[0, 1]", "[0]", "[]"])
 }
 
 fn clear_against_insert() -> Check {

@@ -4,9 +4,6 @@ use crate::runner::Check;
 
 #[path = "accumulator.rs"]
 mod accumulator;
-#[path = "adversary.rs"]
-#[cfg(crossbeam_loom)]
-mod adversary;
 #[path = "batch.rs"]
 mod batch;
 #[path = "completion.rs"]
@@ -36,8 +33,6 @@ pub(crate) fn models() -> Vec<Check> {
         pool::models(),
         batch::models(),
         accumulator::models(),
-        #[cfg(crossbeam_loom)]
-        adversary::models(),
     ]
     .into_iter()
     .flatten()

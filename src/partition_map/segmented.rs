@@ -27,9 +27,13 @@
 //!
 //! # Linearization points
 //! A read: its load of the slot (or of the first null on the way to it). An insert: the CAS of the slot that succeeds; for a loser, the load that finds the winner's.
-//! A walk: some instant between the two of its passes that found the same entries. Entries only come, so what both passes saw was all there was in between.
+//! A walk: its load of `topics` in the second of the two passes that found the same entries. None of them had been cleared by then, since they were found once more; entries only come
+//! where nothing is cleared, so what both passes saw was all there was.
 //!
-//! # The race that looks dangerous
+//! # The races that look dangerous
+//! A walk against a clear: one pass finds two entries; then all are cleared, and two others come while the second pass goes on, a third between them. It finds two as well: but they are
+//! not the same (and no address comes twice, since the first pass still counts what it found).
+//!
 //! A walk reads slot 3 as null and slot 5 as taken, while 3 was taken before 5: no instant had 5 alone. The second pass reads 3 again and finds one more, so the
 //! walk goes round once more. Each round more means that an insert succeeded meanwhile.
 //!
@@ -299,8 +303,8 @@ impl<V: Send + Sync + 'static> SegmentedMap<V> {
         loop {
             step("map.walk");
             let now = pass();
-            // Entries only come, so the same number is the same set. After a clear, which is the end, there are fewer and fewer, and soon none.
-            if now.len() == before.len() {
+            // The same entries, and not as many: after a clear others may have come in their place.
+            if now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| Arc::ptr_eq(now, before)) {
                 return now;
             }
             before = now;
