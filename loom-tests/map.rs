@@ -15,6 +15,7 @@ pub(crate) fn models() -> Vec<Check> {
         insert_race_beyond_the_slots(),
         read_against_insert(),
         walk_against_two_inserts(),
+        two_walks_against_two_inserts(),
         walk_against_clear(),
         clear_against_insert(),
     ]
@@ -125,6 +126,41 @@ fn walk_against_two_inserts() -> Check {
         String::new()
     })
     .expect(|_, results| results[0].clone(), &["[(0, 7)]", "[(0, 7), (1, 1), (2, 2)]", "[(0, 7), (2, 2)]"])
+}
+
+fn two_walks_against_two_inserts() -> Check {
+    let insert = |partition| {
+        move |map: &Map| {
+            create(map, "t", partition, 1);
+            String::new()
+        }
+    };
+    model(
+        "map_two_walks_against_two_inserts",
+        "two walks agree on which of two inserts was first",
+        Bound::Preemptions(1),
+        || {
+            let map = Map::default();
+            // Both segments are there.
+            create(&map, "t", 2, 7);
+            map
+        },
+    )
+    .keeps_retired()
+    .weak_memory()
+    .role("insert 0", insert(0))
+    .role("insert 1", insert(1))
+    .role("walk one", walk)
+    .role("walk two", walk)
+    .expect(
+        |_, results| {
+            let mut seen = [results[2].as_str(), results[3].as_str()];
+            seen.sort_unstable();
+            assert_ne!(seen, ["[0, 2]", "[1, 2]"], "each saw another one first");
+            "agreed".into()
+        },
+        &["agreed"],
+    )
 }
 
 fn walk_against_clear() -> Check {

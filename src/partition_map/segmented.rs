@@ -50,8 +50,8 @@ use std::sync::Arc;
 use super::PartitionMap;
 use crate::batch::contain;
 use crate::error::TopicPartition;
-use crate::primitive::atomic::AtomicPtr;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::primitive::atomic::{AtomicPtr, fence};
 use crate::primitive::epoch::{self, Atomic, Guard, Owned};
 use crate::primitive::step;
 
@@ -302,6 +302,9 @@ impl<V: Send + Sync + 'static> SegmentedMap<V> {
         let mut before = pass();
         loop {
             step("map.walk");
+            // SeqCst: pairs with this fence in another walk. Of the two the later one's second pass sees what the earlier one's first pass saw; so of two inserts not each walk
+            // takes another for the first. (A pin has such a fence, but not if the caller is pinned already.)
+            fence(SeqCst);
             let now = pass();
             // The same entries, and not as many: after a clear others may have come in their place.
             if now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| Arc::ptr_eq(now, before)) {
