@@ -9,7 +9,7 @@ mod runner;
 
 /// How many models there are.
 #[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
-const MODELS: usize = 39;
+const MODELS: usize = 59;
 
 #[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
 fn main() -> std::process::ExitCode {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::word::MAX_WAITERS;
 use super::{AtomicPool, BufferPool, PoolError};
 use crate::primitive::clock::SystemClock;
 use crate::primitive::epoch;
@@ -114,6 +115,26 @@ fn pool_13_a_try_is_not_stopped_by_one_who_has_given_up() {
     stop.release();
     assert!(matches!(gave_up.join().unwrap(), Err(PoolError::Exhausted { .. })));
     drop(held);
+    assert_eq!((pool.available(), pool.queued()), (2, 0));
+}
+
+#[test]
+fn places_of_those_who_gave_up_are_free_again_when_their_turns_have_come() {
+    let pool = Arc::new(AtomicPool::new(2, 1, SystemClock::shared()));
+    let held = pool.allocate(1, Duration::ZERO).unwrap();
+    let head = std::thread::spawn({
+        let pool = pool.clone();
+        move || pool.allocate(2, PATIENCE).map(drop)
+    });
+    eventually("it waits", || pool.queued() == 1);
+    let short = || pool.allocate(1, Duration::from_nanos(1)).map(drop).unwrap_err();
+    for _ in 1..MAX_WAITERS {
+        assert!(matches!(short(), PoolError::Exhausted { .. }));
+    }
+    assert_eq!((short(), pool.queued()), (PoolError::TooManyWaiters { limit: MAX_WAITERS }, 1));
+    drop(held);
+    assert_eq!(head.join().unwrap(), Ok(()));
+    eventually("every turn is over", || pool.allocate(2, Duration::from_nanos(1)).is_ok());
     assert_eq!((pool.available(), pool.queued()), (2, 0));
 }
 
