@@ -8,24 +8,38 @@ use std::time::Duration;
 use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Hand, Lease, PoolError};
 use unlatched::primitive::Arc;
 use unlatched::primitive::clock::{Clock, Instant, ManualClock};
+use unlatched::primitive::epoch::pin;
 use unlatched::primitive::model::let_time_run_out;
 
 use crate::runner::{Bound, Check, Model, model};
 
 const LONG: Duration = Duration::from_secs(3600);
 
+/// No time ends such a wait.
+const FOR_EVER: Duration = Duration::MAX;
+
+/// In the buffers that a scene begins with; a new one holds zeroes.
+const USED: u8 = 42;
+
 pub(crate) fn models() -> Vec<Check> {
     vec![
         takes_and_returns(),
+        recycles_what_came_back(),
         release_against_waiter(),
         two_releases_for_one(),
         timeout_against_grant(),
         close_against_grant(),
+        close_alone(),
+        waits_again(),
+        newcomer_against_waiter(),
+        two_give_up(),
         cancelled_head(),
         release_against_cancel_at_the_front(),
         two_releases_two_waiters(),
         release_against_a_new_buffer(),
         handle_against_last_lease(),
+        core_is_freed("pool_core_is_freed_by_handle", true),
+        core_is_freed("pool_core_is_freed_by_lease", false),
     ]
 }
 
@@ -66,7 +80,12 @@ impl Scene {
 fn scene(total: u64, poolable: usize, held: usize) -> impl Fn() -> Scene + Send + Sync + 'static {
     move || {
         let pool = AtomicPool::new(total, poolable, ManualClock::at(0));
-        let held = (0..held).map(|_| pool.allocate(1, Duration::ZERO).expect("there is enough")).collect();
+        let held = (0..held).map(|_| {
+            let mut lease = pool.allocate(1, Duration::ZERO).expect("there is enough");
+            lease.fill(USED);
+            lease
+        });
+        let held = held.collect();
         Scene { pool, held: Mutex::new(held) }
     }
 }
@@ -104,6 +123,25 @@ fn takes_and_returns() -> Check {
     .expect(whole, &["served, served"])
 }
 
+fn recycles_what_came_back() -> Check {
+    pool("pool_recycles_what_came_back", "whose bytes are free, that buffer is on the list", Bound::Full, 1, 1)
+        .role("releaser", |scene: &Scene| {
+            scene.drop_one();
+            // Taken and returned, so that the word is what it was.
+            drop(scene.pool.allocate(1, Duration::ZERO));
+            ""
+        })
+        .role("taker", |scene| match scene.pool.allocate(1, Duration::ZERO) {
+            Ok(lease) => recycled(&lease),
+            Err(_) => "refused",
+        })
+        .expect(whole, &["recycled", "refused"])
+}
+
+fn recycled(lease: &[u8]) -> &'static str {
+    if lease == [USED] { "recycled" } else { "new" }
+}
+
 fn release_against_waiter() -> Check {
     pool(
         "pool_release_against_waiter",
@@ -113,8 +151,13 @@ fn release_against_waiter() -> Check {
         1,
     )
     .role("releaser", Scene::drop_one)
-    .role("waiter", |scene| scene.wait(1))
-    .expect(whole, &["granted"])
+    .role("waiter", |scene| {
+        let lease = scene.pool.allocate(1, LONG).expect("its release is under way");
+        // Charged before it is had.
+        assert_eq!(scene.pool.available(), 0);
+        recycled(&lease)
+    })
+    .expect(whole, &["recycled"])
 }
 
 fn two_releases_for_one() -> Check {
@@ -158,6 +201,67 @@ fn close_against_grant() -> Check {
     .expect(whole, &["closed", "granted"])
 }
 
+fn close_alone() -> Check {
+    pool("pool_close_alone", "close wakes whoever waits, though nothing comes back", Bound::Full, 1, 1)
+        .role("waiter", |scene: &Scene| scene.wait(1))
+        .role("end", |scene| {
+            scene.pool.close();
+            ""
+        })
+        .expect(
+            |scene, results| {
+                scene.drop_one();
+                whole(scene, results)
+            },
+            &["closed"],
+        )
+}
+
+fn waits_again() -> Check {
+    pool("pool_waits_again", "the front follows the turn, and what it has left goes once", Bound::Preemptions(1), 2, 2)
+        .role("releaser", |scene: &Scene| {
+            scene.drop_one();
+            scene.drop_one()
+        })
+        .role("waiter", |scene| {
+            let (one, two) = (scene.pool.allocate(1, LONG), scene.pool.allocate(1, LONG));
+            if one.is_ok() && two.is_ok() { "granted" } else { "refused" }
+        })
+        .expect(whole, &["granted"])
+}
+
+fn newcomer_against_waiter() -> Check {
+    pool(
+        "pool_newcomer_against_waiter",
+        "who comes while somebody waits goes without; the grant's bytes are nobody else's",
+        Bound::Preemptions(3),
+        1,
+        1,
+    )
+    .role("newcomer", |scene: &Scene| {
+        scene.drop_one();
+        if scene.pool.allocate(1, Duration::ZERO).is_ok() { "served" } else { "refused" }
+    })
+    .role("waiter", |scene| scene.wait(1))
+    .expect(whole, &["granted, refused", "granted, served"])
+}
+
+fn two_give_up() -> Check {
+    pool("pool_two_give_up", "two join the line at once, and leave it", Bound::Preemptions(2), 1, 1)
+        .role("one", |scene: &Scene| scene.wait(1))
+        .role("two", |scene| {
+            let_time_run_out();
+            scene.wait(1)
+        })
+        .expect(
+            |scene, results| {
+                scene.drop_one();
+                whole(scene, results)
+            },
+            &["timed out, timed out"],
+        )
+}
+
 fn cancelled_head() -> Check {
     pool(
         "pool_cancelled_head",
@@ -176,13 +280,16 @@ fn cancelled_head() -> Check {
             Err(_) => "gave up",
         }
     })
-    .role("stays", |scene| scene.wait(1))
+    .role("stays", |scene| match scene.pool.allocate(1, FOR_EVER) {
+        Ok(_) => "served",
+        Err(_) => "refused",
+    })
     .expect(
         |scene, results| {
             scene.drop_one();
             whole(scene, results)
         },
-        &["gave up, granted", "gave up, timed out"],
+        &["gave up, served"],
     )
 }
 
@@ -279,24 +386,46 @@ impl Clock for Tracked {
     }
 }
 
-fn handle_against_last_lease() -> Check {
-    struct Ends {
-        pool: Mutex<Option<AtomicPool>>,
-        lease: Mutex<Option<Lease<AtomicPoolCore>>>,
+struct Ends {
+    pool: Mutex<Option<AtomicPool>>,
+    lease: Mutex<Option<Lease<AtomicPoolCore>>>,
+}
+
+fn ends() -> Ends {
+    let pool = AtomicPool::new(1, 1, std::sync::Arc::new(Tracked(Arc::new(()))));
+    let lease = pool.allocate(1, Duration::ZERO).expect("there is enough");
+    Ends { pool: Mutex::new(Some(pool)), lease: Mutex::new(Some(lease)) }
+}
+
+/// With the collector, not its stand-in, so for loom alone. One role collects: whoever does has pinned, and that orders more than the protocol does.
+fn core_is_freed(name: &str, by_handle: bool) -> Check {
+    /// Enough for the collector to free what was retired before, if nobody is pinned.
+    fn collect() {
+        for _ in 0..3 {
+            pin().flush();
+        }
     }
-    let shared = || {
-        let pool = AtomicPool::new(1, 1, std::sync::Arc::new(Tracked(Arc::new(()))));
-        let lease = pool.allocate(1, Duration::ZERO).expect("there is enough");
-        Ends { pool: Mutex::new(Some(pool)), lease: Mutex::new(Some(lease)) }
-    };
-    model(
-        "pool_handle_against_last_lease",
-        "the core goes with the last of handle and leases, once",
-        Bound::Full,
-        shared,
-    )
-    .keeps_retired()
-    .role("handle", |ends: &Ends| drop(ends.pool.lock().unwrap().take()))
-    .role("lease", |ends| drop(ends.lease.lock().unwrap().take()))
-    .expect(|_, _| "gone".into(), &["gone"])
+    model(name, "whoever frees the core does so after all that was done to it", Bound::Preemptions(1), ends)
+        .role("handle", move |ends: &Ends| {
+            drop(ends.pool.lock().unwrap().take());
+            if by_handle {
+                collect();
+            }
+        })
+        .role("lease", move |ends| {
+            drop(ends.lease.lock().unwrap().take());
+            if !by_handle {
+                collect();
+            }
+        })
+        .weak_memory()
+        .expect(|_, _| "gone".into(), &["gone"])
+}
+
+fn handle_against_last_lease() -> Check {
+    model("pool_handle_against_last_lease", "the core goes with the last of handle and leases, once", Bound::Full, ends)
+        .keeps_retired()
+        .role("handle", |ends: &Ends| drop(ends.pool.lock().unwrap().take()))
+        .role("lease", |ends| drop(ends.lease.lock().unwrap().take()))
+        .expect(|_, _| "gone".into(), &["gone"])
 }

@@ -46,6 +46,19 @@ pub(crate) struct Check {
     weak_memory: bool,
 }
 
+#[cfg(not(crossbeam_loom))]
+impl Check {
+    /// A check of another kind, that `run` makes.
+    pub(crate) fn new(name: String, run: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { name, run: Box::new(run), must_say: None, weak_memory: false }
+    }
+
+    /// Expects it to fail, and to say `text`.
+    pub(crate) fn that_fails(self, text: &'static str) -> Self {
+        Self { must_say: Some(text), ..self }
+    }
+}
+
 type Verdict<S, R> = Arc<dyn Fn(&S, &[R]) -> String + Send + Sync>;
 type Role<S, R> = (&'static str, Arc<dyn Fn(&S) -> R + Send + Sync>);
 
@@ -272,7 +285,7 @@ fn explore<E: Fn() + Send + Sync + 'static>(_: Bound, _: usize, execution: impl 
 }
 
 /// Runs `work`; should it panic, says in which context first.
-fn say_on_panic<T>(context: &str, work: impl FnOnce() -> T) -> T {
+pub(crate) fn say_on_panic<T>(context: &str, work: impl FnOnce() -> T) -> T {
     thread_local! {
         static CONTEXT: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
     }

@@ -127,13 +127,14 @@ struct Turn<'a, F: LockFamily> {
     core: &'a PoolCore<F>,
     parker: Arc<F::Parker>,
     reserved: u64,
+    over: bool,
 }
 
 impl<F: LockFamily> Turn<'_, F> {
-    /// Leaves the FIFO under the lock that the caller holds; the drop is then without effect.
-    fn leave(self, state: &mut State<F::Parker>) {
+    /// Leaves the FIFO under the lock that the caller holds; the drop then only lets go of the parker.
+    fn leave(&mut self, state: &mut State<F::Parker>) {
         self.strike(state);
-        std::mem::forget(self);
+        self.over = true;
     }
 
     fn strike(&self, state: &mut State<F::Parker>) {
@@ -145,6 +146,9 @@ impl<F: LockFamily> Turn<'_, F> {
 
 impl<F: LockFamily> Drop for Turn<'_, F> {
     fn drop(&mut self) {
+        if self.over {
+            return;
+        }
         let mut state = self.core.state.lock();
         self.strike(&mut state);
         let next = state.next_in_chain();
@@ -164,6 +168,7 @@ impl<F: LockFamily> PoolCore<F> {
     ) -> Result<Option<Buffer>, PoolError> {
         // Memory is freed after the unlock, which the end of this function is not later than.
         let mut evicted = Evicted::default();
+        let mut turn = None;
         let wanted = size as u64;
         let mut granted = None;
         if state.closed {
@@ -176,7 +181,7 @@ impl<F: LockFamily> PoolCore<F> {
             let parker = Arc::new(F::Parker::new());
             state.waiters.push_back(Arc::clone(&parker));
             drop(state);
-            let turn = Turn { core: self, parker, reserved: 0 };
+            let turn = turn.insert(Turn { core: self, parker, reserved: 0, over: false });
             (granted, state) = self.await_turn(turn, size, max_block, &mut evicted.0)?;
         }
         state.lease(size);
@@ -186,10 +191,10 @@ impl<F: LockFamily> PoolCore<F> {
         Ok(granted)
     }
 
-    /// Waits as `turn` until `size` bytes are gathered (POOL-07). Comes back with the lock held and the turn over.
+    /// Waits as `turn` until `size` bytes are gathered (POOL-07). Comes back with the lock held and the turn over; or without, and the turn's drop is to give back.
     fn await_turn<'a>(
         &'a self,
-        mut turn: Turn<'a, F>,
+        turn: &mut Turn<'a, F>,
         size: usize,
         max_block: Duration,
         evicted: &mut Vec<Buffer>,
@@ -206,7 +211,7 @@ impl<F: LockFamily> PoolCore<F> {
             let mut state = self.state.lock();
             state.wait_time += waited;
             if state.closed {
-                // Before the look at the time: close wins a tie (POOL-20). The turn's drop gives back.
+                // Before the look at the time: close wins a tie (POOL-20).
                 drop(state);
                 return Err(PoolError::Closed);
             }

@@ -50,7 +50,7 @@ use std::sync::Arc;
 use super::PartitionMap;
 use crate::batch::contain;
 use crate::error::TopicPartition;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::primitive::atomic::{AtomicPtr, fence};
 use crate::primitive::epoch::{self, Atomic, Guard, Owned};
 use crate::primitive::step;
@@ -92,7 +92,7 @@ pub struct SegmentedMap<V: Send + Sync + 'static> {
 
 /// Loads a table.
 fn snapshot<'g, K, T>(table: &Atomic<Table<K, T>>, guard: &'g Guard) -> &'g Table<K, T> {
-    // Acquire pairs with the Release half of the CAS in `find_or_insert` and of the swap in `clear`: the new table seen, it is seen whole (MAP-D); the
+    // Acquire pairs with the Release CAS in `find_or_insert` and of the swap in `clear`: the new table seen, it is seen whole (MAP-D); the
     // old one seen, it is whole too.
     let table = table.load(Acquire, guard);
     // SAFETY: MAP-A: never null, and we are pinned since before the load.
@@ -132,7 +132,7 @@ where
         step("map.table");
         // Release on success pairs with the Acquire loads here and in `snapshot`: whoever sees the copy sees it whole, the candidate included. If another
         // table came first, the CAS fails, and the next round loads it (Acquire there, so Relaxed here): while we are pinned no address comes twice.
-        match table.compare_exchange(current, Owned::new(copy), AcqRel, Relaxed, &guard) {
+        match table.compare_exchange(current, Owned::new(copy), Release, Relaxed, &guard) {
             Ok(_) => {
                 // SAFETY: MAP-A: our CAS took it out of the word.
                 unsafe { guard.defer_destroy(current) }
@@ -171,7 +171,7 @@ impl<V: Send + Sync + 'static> Topic<V> {
 
     /// The slots of a segment, if it is there.
     fn segment(&self, segment: usize) -> Option<&[Slot<V>]> {
-        // Acquire pairs with the Release half of the CAS in `segment_or_new`: not null, the slots are seen initialised; null, there is nothing to find yet.
+        // Acquire pairs with the Release CAS in `segment_or_new`: not null, the slots are seen initialised; null, there is nothing to find yet.
         let slots_of = self.segments[segment].load(Acquire);
         // SAFETY: MAP-B: not null, it points to an array of just this many slots, which lives as long as the topic.
         (!slots_of.is_null()).then(|| unsafe { std::slice::from_raw_parts(slots_of, slots(segment)) })
@@ -183,7 +183,7 @@ impl<V: Send + Sync + 'static> Topic<V> {
         let fresh = Box::into_raw(fresh);
         step("map.segment");
         // Release on success pairs with the Acquire load in `segment`. Failed: another was first, and `segment` below loads it with Acquire.
-        let ours = self.segments[segment].compare_exchange(std::ptr::null_mut(), fresh.cast(), AcqRel, Relaxed);
+        let ours = self.segments[segment].compare_exchange(std::ptr::null_mut(), fresh.cast(), Release, Relaxed);
         if ours.is_err() {
             // SAFETY: it was never published, so it is ours alone, and its slots are null.
             drop(unsafe { Box::from_raw(fresh) });
@@ -193,7 +193,7 @@ impl<V: Send + Sync + 'static> Topic<V> {
 
     /// The entry of a slot, if there is one.
     fn entry(slot: &Slot<V>) -> Option<&Entry<V>> {
-        // Acquire pairs with the Release half of the CAS in `get_or_create`: not null, the entry is seen whole (MAP-D, MAP-08); null, it is not there yet.
+        // Acquire pairs with the Release CAS in `get_or_create`: not null, the entry is seen whole (MAP-D, MAP-08); null, it is not there yet.
         let entry = slot.load(Acquire);
         // SAFETY: MAP-B and MAP-C: the slot's count keeps it as long as the topic, which outlives the borrow of its slot.
         unsafe { entry.as_ref() }
@@ -236,7 +236,7 @@ impl<V: Send + Sync + 'static> Topic<V> {
         let published = Arc::into_raw(Arc::clone(&entry));
         step("map.insert");
         // Release on success pairs with the Acquire load in `entry`. Failed: Acquire, since the winner's entry is handed out.
-        match slot.compare_exchange(std::ptr::null_mut(), published.cast_mut(), AcqRel, Acquire) {
+        match slot.compare_exchange(std::ptr::null_mut(), published.cast_mut(), Release, Acquire) {
             Ok(_) => entry,
             Err(winner) => {
                 // SAFETY: the count that was for the slot, which did not take it.

@@ -72,7 +72,7 @@ use super::line::{Line, Place, Progress, Waiter};
 use super::word::{CLOSED, GONE, Granularity, MAX_WAITERS, Ticket, Word};
 use super::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released, WayBack};
 use crate::batch::contain;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::Ordering::{self, AcqRel, Acquire, Relaxed};
 use crate::primitive::atomic::{AtomicU64, AtomicUsize};
 use crate::primitive::clock::SharedClock;
 use crate::primitive::epoch;
@@ -103,10 +103,11 @@ pub struct AtomicPoolCore {
     exhausted: AtomicU64,
 }
 
-/// A waiter's place in the line. Its drop, which only a panic brings, gives up what the wait has come to.
+/// A waiter's place in the line. Should a panic end the wait, its drop gives up what that has come to.
 struct Turn<'a> {
     core: &'a AtomicPoolCore,
     waiter: std::sync::Arc<Waiter>,
+    over: bool,
 }
 
 /// What a caller makes before it counts itself as one who waits.
@@ -126,10 +127,10 @@ impl Prepared {
 
 impl Turn<'_> {
     /// Ends a wait that is granted: finishes the turn, if nobody has.
-    fn take(self) {
+    fn take(&mut self) {
         // When `help` returns the turn is over: the first in line would be this waiter, granted, and it does not leave that undone.
         self.core.help();
-        std::mem::forget(self);
+        self.over = true;
     }
 
     /// Ends a wait that is not wanted any more; `false` if it was granted before.
@@ -153,7 +154,7 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if !self.cancel() {
+        if !self.over && !self.cancel() {
             self.core.help();
             // SAFETY: ours by the grant, and the handle lives: we are called through it.
             unsafe { AtomicPoolCore::credit(NonNull::from(self.core), self.waiter.need) };
@@ -174,8 +175,8 @@ fn pinned() -> epoch::Guard {
 fn exchange(word: &AtomicU64, from: Word, to: Word, at: &'static str) -> Result<(), Word> {
     step(at);
     // AcqRel: every exchange reads from the one before it and is read by the one after it, so what was done before one is seen after a later one: pushed buffers,
-    // linked waiters. Acquire on failure: the value found is acted on.
-    word.compare_exchange(from.0, to.0, AcqRel, Acquire).map(drop).map_err(Word)
+    // linked waiters. Relaxed on failure: on the value found nothing but another exchange is built.
+    word.compare_exchange(from.0, to.0, AcqRel, Relaxed).map(drop).map_err(Word)
 }
 
 impl AtomicPoolCore {
@@ -259,9 +260,9 @@ impl AtomicPoolCore {
         // Relaxed: a figure. From here on it stands in line, and nobody who comes later is served before it (L4).
         self.absent.fetch_sub(1, Relaxed);
         step("pool.joined");
-        // AcqRel: see the first race at the module's head. An exchange that changes nothing, for its place in the word's order.
-        self.word.fetch_add(0, AcqRel);
-        let turn = Turn { core: self, waiter };
+        // Release: see the first race at the module's head; the look that follows acquires. An exchange that changes nothing, for its place in the word's order.
+        self.word.fetch_add(0, Ordering::Release);
+        let mut turn = Turn { core: self, waiter, over: false };
         self.help();
         if turn.waiter.progress() == Progress::Waiting {
             waiting();
@@ -286,7 +287,7 @@ impl AtomicPoolCore {
                     // It was granted meanwhile.
                     continue;
                 }
-                std::mem::forget(turn);
+                turn.over = true;
                 return Err(if closed { PoolError::Closed } else { self.exhausted(size, self.load(), max_block) });
             }
             step("pool.wait");
@@ -563,8 +564,8 @@ impl BufferPool for AtomicPool {
     fn close(&self) {
         let core = self.core();
         step("pool.close");
-        // AcqRel: who was linked before is seen below and woken; who links later makes its exchange after ours, and sees CLOSED.
-        core.word.fetch_or(CLOSED, AcqRel);
+        // Acquire: who was linked before is seen below and woken; who links later makes its exchange after ours, and sees CLOSED. Nothing is published but the flag.
+        core.word.fetch_or(CLOSED, Acquire);
         let waiters = core.line.all(&pinned());
         waiters.iter().for_each(|waiter| waiter.parker.unpark());
     }

@@ -28,7 +28,7 @@
 use std::fmt;
 
 use super::Buffer;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use crate::primitive::cell::UnsafeCell;
 use crate::primitive::step;
@@ -70,8 +70,9 @@ impl Stack {
             let next = u64::from(slots[top].next.load(Relaxed));
             let after = ((head >> TOP_BITS).wrapping_add(1) << TOP_BITS) | next;
             step(at);
-            // Acquire: as the load, for the head that we take. Release: the next pop reads through our exchange what the pushes before it released.
-            match self.0.compare_exchange_weak(head, after, AcqRel, Acquire) {
+            // Relaxed: the tag makes it the very head that was loaded. The next pop reads through our exchange, as through any, what the pushes before it
+            // released. Acquire on failure: as the load.
+            match self.0.compare_exchange_weak(head, after, Relaxed, Acquire) {
                 Ok(_) => return Some(top),
                 Err(now) => head = now,
             }
@@ -87,9 +88,9 @@ impl Stack {
             slots[slot].next.store((head & TOP_MASK) as u32, Relaxed);
             let after = ((head >> TOP_BITS).wrapping_add(1) << TOP_BITS) | (slot as u64 + 1);
             step(at);
-            // Release pairs with the Acquire in `pop`: `next` and buffer are seen by who takes the slot. Acquire: that release also hands on what the pushes below
-            // us released. If another exchange comes first, ours fails and is tried on the new head.
-            match self.0.compare_exchange_weak(head, after, AcqRel, Relaxed) {
+            // Release pairs with the Acquire in `pop`: `next` and buffer are seen by who takes the slot, and so are those of the pushes below us, through our exchange.
+            // If another exchange comes first, ours fails and is tried on the new head.
+            match self.0.compare_exchange_weak(head, after, Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
             }
@@ -148,7 +149,8 @@ impl FreeList {
     /// the other. Lock-free: it looks again only if one was.
     pub(super) fn len_and<T>(&self, look: impl Fn() -> T) -> (usize, T) {
         let head = || {
-            // Acquire: with an exchange of the head seen, what was done before it is seen: the count of a push, and the debit of who pops.
+            // Acquire pairs with the Release of each push up to this head: all of them are counted below. And with the word whose credit came after a push, or the count
+            // that came after a pop, already read, no head from before it is read.
             self.full.0.load(Acquire)
         };
         let mut before = head();

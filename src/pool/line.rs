@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use super::word::Ticket;
 use crate::primitive::atomic::AtomicU8;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::primitive::cell::UnsafeCell;
 use crate::primitive::epoch::{Atomic, Guard, Owned, Shared};
 use crate::primitive::parker::{Parker, ThreadParker};
 use crate::primitive::step;
@@ -53,7 +54,7 @@ impl Waiter {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        // Acquire pairs with the Release half of the CASes below: a grant seen, what the granter saw before it is seen. An older state is as good: whoever acts on
+        // Acquire pairs with the Release CASes below: a grant seen, what the granter saw before it is seen. An older state is as good: whoever acts on
         // it does so by a CAS.
         match self.state.load(Acquire) {
             WAITING => Progress::Waiting,
@@ -65,20 +66,21 @@ impl Waiter {
     /// Grants, if it still waits.
     pub(super) fn grant(&self) {
         step("pool.grant");
-        // AcqRel, and nothing on failure: of grant and cancel the first in this word's order stands; the other finds it.
-        let _ = self.state.compare_exchange(WAITING, GRANTED, AcqRel, Relaxed);
+        // Release pairs with the Acquire in `progress`; of grant and cancel the first in this word's order stands; the other finds it.
+        let _ = self.state.compare_exchange(WAITING, GRANTED, Release, Relaxed);
     }
 
     /// Cancels; `false` if it was granted before.
     pub(super) fn cancel(&self) -> bool {
         step("pool.cancel");
-        // As in `grant`; Acquire on failure: who finds the grant acts on it.
-        self.state.compare_exchange(WAITING, CANCELLED, AcqRel, Acquire).is_ok()
+        // As in `grant`; Relaxed on failure: who finds the grant reads it again, by `progress`.
+        self.state.compare_exchange(WAITING, CANCELLED, Release, Relaxed).is_ok()
     }
 }
 
 struct Node {
-    ticket: Ticket,
+    /// In a cell, so that a model sees who reads it unordered.
+    ticket: UnsafeCell<Ticket>,
     /// `None` in the node that the line began with.
     waiter: Option<Arc<Waiter>>,
     next: Atomic<Node>,
@@ -89,7 +91,24 @@ pub(super) struct Place(Owned<Node>);
 
 impl Place {
     pub(super) fn of(waiter: Arc<Waiter>) -> Self {
-        Self(Owned::new(Node { ticket: Ticket(0), waiter: Some(waiter), next: Atomic::null() }))
+        Self(Owned::new(Node::new(Ticket(0), Some(waiter))))
+    }
+}
+
+// SAFETY: LINE-B says who writes the cell, and when; the rest is immutable or atomic.
+unsafe impl Send for Node {}
+// SAFETY: as above.
+unsafe impl Sync for Node {}
+
+impl Node {
+    fn new(ticket: Ticket, waiter: Option<Arc<Waiter>>) -> Self {
+        Self { ticket: UnsafeCell::new(ticket), waiter, next: Atomic::null() }
+    }
+
+    /// The ticket of a node that is linked.
+    fn ticket(&self) -> Ticket {
+        // SAFETY: LINE-B: never written once it is linked.
+        self.ticket.with(|ticket| unsafe { *ticket })
     }
 }
 
@@ -102,7 +121,7 @@ impl Line {
     /// An empty line, whose first waiter will have the ticket `first`.
     pub(super) fn new(before_first: Ticket) -> Self {
         let line = Self { head: Atomic::null(), tail: Atomic::null() };
-        let node = Owned::new(Node { ticket: before_first, waiter: None, next: Atomic::null() });
+        let node = Owned::new(Node::new(before_first, None));
         // SAFETY: not shared yet.
         let node = node.into_shared(unsafe { crate::primitive::epoch::unprotected() });
         // Relaxed: not shared yet; whoever shares the line releases it.
@@ -124,7 +143,8 @@ impl Line {
                 self.move_tail(tail, next, guard);
                 continue;
             }
-            node.ticket = last.ticket.next();
+            // SAFETY: LINE-B: not linked yet, so ours alone.
+            node.ticket.with_mut(|ticket| unsafe { *ticket = last.ticket().next() });
             step("pool.link");
             // Release pairs with the Acquire loads of `next`: who finds the node sees it whole. Failed: somebody else has linked; nothing is read from it here.
             match last.next.compare_exchange(Shared::null(), node, Release, Relaxed, guard) {
@@ -150,11 +170,10 @@ impl Line {
         // Acquire pairs with the Release of the link.
         let node = unsafe { before.deref() }.next.load(Acquire, guard);
         // SAFETY: LINE-C: behind `before`, which was not retired when we loaded it under this pin, so neither was this.
-        unsafe { node.as_ref() }.map(|first| First {
-            before,
-            node,
-            ticket: first.ticket,
-            waiter: first.waiter.as_ref(),
+        unsafe { node.as_ref() }.map(|first| {
+            // SAFETY: as above.
+            debug_assert!(unsafe { before.deref() }.ticket().next() == first.ticket(), "LINE-B");
+            First { before, node, ticket: first.ticket(), waiter: first.waiter.as_ref() }
         })
     }
 
@@ -167,8 +186,8 @@ impl Line {
 
     /// Moves the front past `first`, whose turn is over.
     pub(super) fn pass(&self, first: &First<'_>, guard: &Guard) {
-        // Acquire: as in `join`.
-        if self.tail.load(Acquire, guard) == first.before {
+        // Relaxed: it is only compared. Whoever made `before` the head saw the tail no earlier than there, and we see no older tail than he (Acquire in `first`).
+        if self.tail.load(Relaxed, guard) == first.before {
             // LINE-C: the tail must not stay on what is about to be retired.
             self.move_tail(first.before, first.node, guard);
         }
@@ -182,11 +201,13 @@ impl Line {
 
     /// Everybody in line now.
     pub(super) fn all(&self, guard: &Guard) -> Vec<Arc<Waiter>> {
-        let mut all = Vec::new();
+        let (mut all, mut before) = (Vec::new(), None);
         // Acquire throughout: as in `first`.
         let mut node = self.head.load(Acquire, guard);
         // SAFETY: LINE-A and LINE-C: what hangs behind a node that was not retired when it was loaded under this pin is kept by it.
         while let Some(at) = unsafe { node.as_ref() } {
+            debug_assert!(before.is_none_or(|before: Ticket| before.next() == at.ticket()), "LINE-B");
+            before = Some(at.ticket());
             all.extend(at.waiter.clone());
             node = at.next.load(Acquire, guard);
         }

@@ -29,7 +29,12 @@ pub use crossbeam_epoch::{Owned, Shared};
 ///
 /// If nobody else is pinned, everything that was retired before this call is destroyed by it. Otherwise it is any thread's to destroy, in one of its next
 /// pins.
+///
+/// In a model it only unpins: one that is about the collector says itself when that is to look.
 pub fn settle(guard: Guard) {
+    if cfg!(any(crossbeam_loom, unlatched_shuttle)) {
+        return;
+    }
     guard.flush();
     drop(guard);
     // Being pinned, we have let the epoch move on by one. It takes two.
@@ -229,23 +234,29 @@ mod atomic {
     use crossbeam_epoch::{CompareExchangeError, Owned, Pointable, Pointer, Shared};
 
     use super::guard::Guard;
-    use crate::primitive::{imp::scheduling_point, model::weak_exchange_fails};
+    use crate::primitive::imp::{Track, scheduling_point, track};
+    use crate::primitive::model::weak_exchange_fails;
 
     /// crossbeam-epoch's pointer, each access to which the checker sees.
     #[derive(Debug)]
-    pub struct Atomic<T: ?Sized + Pointable>(crossbeam_epoch::Atomic<T>);
+    ///
+    /// Tracked: whatever holds one and is never dropped is a leak that loom reports.
+    pub struct Atomic<T: ?Sized + Pointable>(
+        crossbeam_epoch::Atomic<T>,
+        #[allow(dead_code, reason = "held, not read")] Track,
+    );
 
     impl<T> Atomic<T> {
         /// Allocates `value` and points to it.
         pub fn new(value: T) -> Self {
-            Self(crossbeam_epoch::Atomic::new(value))
+            Self(crossbeam_epoch::Atomic::new(value), track())
         }
     }
 
     impl<T: ?Sized + Pointable> Atomic<T> {
         /// Points to nothing.
         pub fn null() -> Self {
-            Self(crossbeam_epoch::Atomic::null())
+            Self(crossbeam_epoch::Atomic::null(), track())
         }
 
         /// Loads the pointer.
@@ -333,19 +344,19 @@ mod atomic {
 
     impl<T: ?Sized + Pointable> Default for Atomic<T> {
         fn default() -> Self {
-            Self(crossbeam_epoch::Atomic::default())
+            Self(crossbeam_epoch::Atomic::default(), track())
         }
     }
 
     impl<T: ?Sized + Pointable> From<Owned<T>> for Atomic<T> {
         fn from(owned: Owned<T>) -> Self {
-            Self(owned.into())
+            Self(owned.into(), track())
         }
     }
 
     impl<'g, T: ?Sized + Pointable> From<Shared<'g, T>> for Atomic<T> {
         fn from(shared: Shared<'g, T>) -> Self {
-            Self(shared.into())
+            Self(shared.into(), track())
         }
     }
 }

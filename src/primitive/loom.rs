@@ -12,6 +12,20 @@ pub mod atomic {
     pub use std::sync::atomic::Ordering;
 
     crate::primitive::model::checked_atomics!(loom::sync::atomic);
+
+    /// Has the end of an atomic be checked as a write: every access to it must come before, or its memory was freed too early. Loom's `AtomicBool` cannot.
+    macro_rules! checked_to_the_end {
+        ($($name:ident $(<$param:ident>)?),*) => {$(
+            impl$(<$param>)? Drop for $name$(<$param>)? {
+                fn drop(&mut self) {
+                    if !std::thread::panicking() {
+                        self.0.with_mut(|_| ());
+                    }
+                }
+            }
+        )*};
+    }
+    checked_to_the_end!(AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, AtomicPtr<T>);
 }
 
 /// Cells whose every access is checked.
@@ -47,6 +61,13 @@ pub(super) mod sync {
 /// The lock behind [`super::lock::StdLock`].
 pub(super) type RawMutex<T> = loom::sync::Mutex<T>;
 pub(super) type RawGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
+
+/// What loom reports if it is never dropped.
+pub(super) type Track = loom::alloc::Track<()>;
+
+pub(super) fn track() -> Track {
+    loom::alloc::Track::new(())
+}
 
 /// Loom draws no random numbers: choices are races.
 pub(super) fn coin() -> bool {

@@ -12,7 +12,7 @@
 //!
 //! A timed sleep ends at once, or when its token comes, or when time runs out while it sleeps. Time runs out once per
 //! execution, for all sleeps after it as well, when a thread calls [`let_time_run_out`]; a model that has no such thread
-//! has no timeouts, so there a lost wake-up is a deadlock and is reported. The call should be the first thing that its thread
+//! has no timeouts, so there a lost wake-up is a deadlock and is reported. So it is for a sleep of `Duration::MAX`, which no time ends. The call should be the first thing that its thread
 //! does: a sleeper that it wakes is ordered behind it.
 
 use std::cell::{Cell, RefCell};
@@ -70,7 +70,7 @@ pub fn enter(open: Open) -> Entered {
         weak_may_fail: Cell::new(open.weak_exchange),
         weak_fails: AtomicBool::new(false),
     };
-    CHOICES.with(|current| *current.borrow_mut() = Some(Rc::new(choices)));
+    std::mem::forget(CHOICES.with(|current| current.borrow_mut().replace(Rc::new(choices))));
     Entered(PhantomData)
 }
 
@@ -155,6 +155,8 @@ impl Deadline {
 pub struct ThreadParker {
     token: AtomicBool,
     wake: std::sync::Arc<Notify>,
+    /// A parker that is never dropped, and so whatever holds one, is a leak that loom reports.
+    _track: super::imp::Track,
 }
 
 impl ThreadParker {
@@ -166,7 +168,7 @@ impl ThreadParker {
 
 impl Parker for ThreadParker {
     fn new() -> Self {
-        Self { token: AtomicBool::new(false), wake: std::sync::Arc::new(Notify::new()) }
+        Self { token: AtomicBool::new(false), wake: std::sync::Arc::new(Notify::new()), _track: super::imp::track() }
     }
 
     fn park(&self) {
@@ -182,6 +184,10 @@ impl Parker for ThreadParker {
     fn park_timeout(&self, timeout: Duration) -> bool {
         if timeout.is_zero() {
             return self.take();
+        }
+        if timeout == Duration::MAX {
+            self.park();
+            return true;
         }
         let choices = choices();
         loop {
@@ -233,12 +239,6 @@ macro_rules! checked_atomics {
             #[track_caller]
             pub fn new(value: $value) -> Self {
                 Self($raw::$name::new(value))
-            }
-
-            /// The value, given up by its only owner.
-            #[track_caller]
-            pub fn into_inner(self) -> $value {
-                self.0.into_inner()
             }
 
             /// `compare_exchange` that may fail though the value is `current`: once, where the model says so.

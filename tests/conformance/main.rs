@@ -15,6 +15,7 @@ mod deviations;
 mod drain;
 mod endings;
 mod fmt;
+mod laws;
 mod map;
 mod order;
 mod pool;

@@ -28,7 +28,10 @@ on_every_core![
 
 /// A thread that does `work` and stops at `step`, seen to stand there.
 #[track_caller]
-fn stopped_at<T: Send + 'static>(step: &'static str, work: impl FnOnce() -> T + Send + 'static) -> (Worker<T>, Stop) {
+pub(crate) fn stopped_at<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> (Worker<T>, Stop) {
     let stop = Stop::new();
     let worker = Worker::start({
         let stop = stop.clone();

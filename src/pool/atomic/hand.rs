@@ -43,10 +43,9 @@ impl Hand {
 
     /// Ends the wait of one whose time is up; `false` if it was granted before.
     pub fn give_up(&self, waiter: usize) -> bool {
-        let turn = Turn { core: self.pool.core(), waiter: self.waiters[waiter].clone() };
-        let cancelled = turn.cancel();
-        std::mem::forget(turn);
-        cancelled
+        let mut turn = Turn { core: self.pool.core(), waiter: self.waiters[waiter].clone(), over: false };
+        turn.over = true;
+        turn.cancel()
     }
 
     /// Bytes available, callers counted, and where each wait has come to.

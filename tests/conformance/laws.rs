@@ -1,0 +1,206 @@
+//! Laws that only the lock-free core keeps, since the twin locks: L7 and L9 of `papers/laws.md`. A thread is stopped at each of its shared steps, for as long as the others need.
+
+use std::sync::Arc;
+
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, SenderView};
+use unlatched::batch::{RecordFuture, Reply, SealedBatch};
+use unlatched::error::SendError;
+
+use crate::batch::{millis, value};
+use crate::progress::stopped_at;
+use crate::rig::{BATCH, Rig, config, largest, values};
+use crate::support::{GLANCE, LONG, LockFree, Worker};
+
+const GIVEN_UP: SendError = SendError::Aborted { reason: "on purpose" };
+
+/// What stands in the partition before the append that is stopped.
+#[derive(Clone, Copy)]
+enum Before {
+    Nothing,
+    Room,
+    NoRoom,
+}
+
+/// The shared steps of an append, each with what makes it pass there, and whether a forced close has to wait for it: it may have memory in hand.
+const STEPS: &[(&str, Before, bool)] = &[
+    ("batch.reserve", Before::Room, false),
+    ("batch.copy", Before::Room, false),
+    ("callbacks.push", Before::Room, false),
+    ("batch.commit", Before::Room, false),
+    ("batch.seal", Before::NoRoom, false),
+    ("ready.push", Before::NoRoom, false),
+    ("accumulator.allocate", Before::Nothing, true),
+    ("accumulator.second-look", Before::Nothing, true),
+    ("books.enter", Before::Nothing, false),
+    ("lane.open", Before::Nothing, false),
+    ("books.opened", Before::Nothing, false),
+];
+
+fn rig_with(before: Before) -> Rig<LockFree> {
+    let rig = Rig::<LockFree>::with(AccumulatorConfig { linger: millis(0), ..config() });
+    match before {
+        Before::Nothing => {}
+        Before::Room => rig.push(0, b"before"),
+        Before::NoRoom => rig.push(0, &largest()),
+    }
+    rig
+}
+
+/// An append to partition 0 with a callback and a future, stopped at `step`. Whether it was accepted, with the future, and how often it was called.
+#[allow(clippy::type_complexity)]
+fn stopped_append(
+    rig: &Rig<LockFree>,
+    step: &'static str,
+) -> (Worker<Option<RecordFuture>>, unlatched::primitive::Stop, Arc<std::sync::Mutex<u32>>) {
+    let called = Arc::new(std::sync::Mutex::new(0));
+    let (accumulator, partition, calls) = (rig.accumulator.clone(), rig.partition(0), called.clone());
+    let (worker, stop) = stopped_at(step, move || {
+        let reply = Reply { future: true, ..Reply::callback(move |_| *calls.lock().unwrap() += 1) };
+        let appended = accumulator.append(&partition, &value(b"slow, and of some bytes"), reply, LONG);
+        appended.ok().and_then(|appended| appended.future)
+    });
+    (worker, stop, called)
+}
+
+#[track_caller]
+fn at_rest(rig: &Rig<LockFree>, step: &str) {
+    let pool = rig.accumulator.pool();
+    assert_eq!((pool.available(), pool.queued), (pool.total, 0), "{step}: {pool:?}");
+    assert!(!rig.accumulator.has_undrained() && !rig.accumulator.has_incomplete(), "{step}");
+}
+
+/// Completes what was drained.
+fn acknowledge(rig: &mut Rig<LockFree>, batches: Vec<SealedBatch>) {
+    batches.into_iter().for_each(|batch| rig.acknowledge(batch));
+}
+
+#[test]
+fn l7_an_append_that_is_stopped_holds_up_its_own_batch_alone() {
+    for (step, before, _) in STEPS {
+        let rig = rig_with(*before);
+        let (slow, stop, called) = stopped_append(&rig, step);
+        let others = Worker::start(move || {
+            let mut rig = rig;
+            // Others append, to the same partition as well; the sender serves another partition, and its looks say nothing that would make it spin.
+            let beside = rig.push_future(0, b"beside");
+            rig.push(1, b"elsewhere");
+            rig.ready();
+            let drained = rig.drain();
+            assert!(values(&drained).contains(&"elsewhere".to_owned()), "{step}");
+            acknowledge(&mut rig, drained);
+            // What is left waits for the one that is stopped; the sender, asked again and again, is not told to be quick about it.
+            rig.ready();
+            acknowledge_all(&mut rig);
+            let check = rig.ready();
+            assert!(check.nodes.is_empty(), "{step}: it would spin: {check:?}");
+            // Their time is up all the same.
+            rig.pass(1_000);
+            for batch in rig.expired() {
+                assert_eq!(batch.completion().fail(GIVEN_UP, None), Ok(true), "{step}");
+                rig.view.deallocate(batch).unwrap();
+            }
+            assert!(beside.is_done(), "{step}: another's record waits for it");
+            rig.accumulator.begin_flush();
+            let _ = rig.accumulator.await_flush(Some(millis(1)));
+            rig
+        });
+        let mut rig = others.result();
+        stop.release();
+        let future = slow.result().expect("it was accepted");
+        rig.ready();
+        acknowledge_all(&mut rig);
+        assert!(future.is_done(), "{step}");
+        assert_eq!(*called.lock().unwrap(), 1, "{step}");
+        at_rest(&rig, step);
+    }
+}
+
+fn acknowledge_all(rig: &mut Rig<LockFree>) {
+    while {
+        let drained = rig.drain();
+        let any = !drained.is_empty();
+        acknowledge(rig, drained);
+        any
+    } {}
+}
+
+#[test]
+fn l7_a_forced_close_waits_for_memory_in_hand_and_for_no_copy() {
+    for (step, before, waits) in STEPS {
+        let rig = rig_with(*before);
+        let (slow, stop, called) = stopped_append(&rig, step);
+        let Rig { accumulator, mut view, clock, time, cluster } = rig;
+        let closer = Worker::start({
+            let accumulator = accumulator.clone();
+            move || {
+                accumulator.close();
+                view.abort_incomplete(&GIVEN_UP);
+                view
+            }
+        });
+        if *waits {
+            std::thread::sleep(GLANCE);
+            assert!(!closer.is_finished(), "{step}: memory may be in hand");
+            stop.release();
+        }
+        let view = closer.result();
+        let before = *called.lock().unwrap();
+        stop.release();
+        let future = slow.result();
+        // Accepted before the close, and ended by it; or refused.
+        let accepted = u32::from(future.is_some());
+        assert_eq!(*called.lock().unwrap(), accepted, "{step}: each accepted record ends once");
+        assert_eq!(before, accepted, "{step}: and before the forced close returns");
+        assert!(future.is_none_or(|future| future.is_done()), "{step}");
+        at_rest(&Rig { accumulator, view, clock, time, cluster }, step);
+    }
+}
+
+#[test]
+fn l9_a_close_that_is_stopped_holds_up_nobody() {
+    for step in ["books.close", "lane.close"] {
+        let rig = rig_with(Before::Room);
+        let (closer, stop) = stopped_at(step, {
+            let accumulator = rig.accumulator.clone();
+            move || accumulator.close()
+        });
+        let others = Worker::start(move || {
+            let mut rig = rig;
+            // Accepted or refused, but at once.
+            let accepted = usize::from(rig.try_push(0, b"beside", Reply::IGNORE).is_ok());
+            let drained = rig.drain();
+            assert_eq!(values(&drained).len(), 1 + accepted, "{step}");
+            acknowledge(&mut rig, drained);
+            rig
+        });
+        let mut rig = others.result();
+        stop.release();
+        closer.result();
+        acknowledge_all(&mut rig);
+        at_rest(&rig, step);
+    }
+}
+
+#[test]
+fn l9_a_sender_that_is_stopped_holds_up_no_appender() {
+    for step in ["batch.seal", "lane.detach"] {
+        let rig = rig_with(Before::Room);
+        let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
+        let (sender, stop) = stopped_at(step, move || {
+            let mut rig = rig;
+            let drained = rig.drain();
+            (rig, drained)
+        });
+        let appender = Worker::start(move || {
+            for _ in 0..3 * BATCH / 70 {
+                assert!(accumulator.append(&partition, &value(b"beside"), Reply::IGNORE, LONG).is_ok(), "{step}");
+            }
+        });
+        appender.result();
+        stop.release();
+        let (mut rig, drained) = sender.result();
+        acknowledge(&mut rig, drained);
+        acknowledge_all(&mut rig);
+        at_rest(&rig, step);
+    }
+}
