@@ -345,7 +345,7 @@ fn release_against_a_new_buffer() -> Check {
     model(
         "pool_release_against_a_new_buffer",
         "what is pooled and leased never exceeds the total (L10)",
-        Bound::Full,
+        Bound::Preemptions(2),
         || {
             let pool = AtomicPool::new(4, 2, ManualClock::at(0));
             let take = || pool.allocate(2, Duration::ZERO).expect("there is enough");
