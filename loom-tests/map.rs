@@ -16,6 +16,8 @@ pub(crate) fn models() -> Vec<Check> {
         insert_race_beyond_the_slots(),
         read_against_insert(),
         walk_against_two_inserts(),
+        two_walks_against_two_inserts(),
+        walk_against_clear(),
         clear_against_insert(),
     ]
 }
@@ -97,6 +99,13 @@ fn read_against_insert() -> Check {
         .expect(|_, results| results[0].clone(), &["1 1", "none 1", "none none"])
 }
 
+/// The numbers that a walk visits.
+fn walk(map: &Map) -> String {
+    let mut seen = Vec::new();
+    map.for_each(|topic_partition, _| seen.push(topic_partition.partition));
+    format!("{seen:?}")
+}
+
 fn walk_against_two_inserts() -> Check {
     let walk = |map: &Map| {
         let seen = Mutex::new(Vec::new());
@@ -118,6 +127,65 @@ fn walk_against_two_inserts() -> Check {
         String::new()
     })
     .expect(|_, results| results[0].clone(), &["[(0, 7)]", "[(0, 7), (1, 1)]", "[(0, 7), (1, 1), (2, 2)]"])
+}
+
+fn two_walks_against_two_inserts() -> Check {
+    let insert = |partition| {
+        move |map: &Map| {
+            create(map, "t", partition, 1);
+            String::new()
+        }
+    };
+    model(
+        "map_two_walks_against_two_inserts",
+        "two walks agree on which of two inserts was first",
+        Bound::Preemptions(1),
+        || {
+            let map = Map::default();
+            // Both segments are there.
+            create(&map, "t", 2, 7);
+            map
+        },
+    )
+    .keeps_retired()
+    .weak_memory()
+    .role("insert 0", insert(0))
+    .role("insert 1", insert(1))
+    .role("walk one", walk)
+    .role("walk two", walk)
+    .expect(
+        |_, results| {
+            let mut seen = [results[2].as_str(), results[3].as_str()];
+            seen.sort_unstable();
+            assert_ne!(seen, ["[0, 2]", "[1, 2]"], "each saw another one first");
+            "agreed".into()
+        },
+        &["agreed"],
+    )
+}
+
+fn walk_against_clear() -> Check {
+    model(
+        "map_walk_against_clear",
+        "a walk sees what one instant had, also if all goes and others come",
+        Bound::Preemptions(3),
+        || {
+            let map = Map::default();
+            create(&map, "t", 0, 7);
+            create(&map, "t", 1, 7);
+            map
+        },
+    )
+    .keeps_retired()
+    .role("walker", walk)
+    .role("writer", |map| {
+        map.clear();
+        for partition in 0..3 {
+            create(map, "t", partition, 1);
+        }
+        String::new()
+    })
+    .expect(|_, results| results[0].clone(), &["[0, 1, 2]", "[0, 1]", "[0]", "[]"])
 }
 
 fn clear_against_insert() -> Check {

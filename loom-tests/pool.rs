@@ -5,7 +5,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Lease, PoolError};
+use unlatched::pool::{AtomicPool, AtomicPoolCore, BufferPool, Hand, Lease, PoolError};
 use unlatched::primitive::Arc;
 use unlatched::primitive::clock::{Clock, Instant, ManualClock};
 use unlatched::primitive::epoch::pin;
@@ -34,7 +34,9 @@ pub(crate) fn models() -> Vec<Check> {
         newcomer_against_waiter(),
         two_give_up(),
         cancelled_head(),
+        release_against_cancel_at_the_front(),
         two_releases_two_waiters(),
+        release_against_a_new_buffer(),
         handle_against_last_lease(),
         core_is_freed("pool_core_is_freed_by_handle", true),
         core_is_freed("pool_core_is_freed_by_lease", false),
@@ -264,24 +266,23 @@ fn cancelled_head() -> Check {
     pool(
         "pool_cancelled_head",
         "who gives up at the front does not hide the one behind, whom there is memory for",
-        Bound::Preemptions(1),
+        Bound::Preemptions(2),
         2,
         1,
     )
-    .role("gives up", |scene: &Scene| match scene.pool.allocate(2, Duration::from_nanos(1)) {
-        Ok(lease) => {
-            drop(lease);
-            "large"
+    .role("gives up", |scene: &Scene| {
+        let_time_run_out();
+        match scene.pool.allocate(2, Duration::from_nanos(1)) {
+            Ok(lease) => {
+                drop(lease);
+                "large"
+            }
+            Err(_) => "gave up",
         }
-        Err(_) => "gave up",
     })
     .role("stays", |scene| match scene.pool.allocate(1, FOR_EVER) {
         Ok(_) => "served",
         Err(_) => "refused",
-    })
-    .role("time", |_| {
-        let_time_run_out();
-        ""
     })
     .expect(
         |scene, results| {
@@ -289,6 +290,29 @@ fn cancelled_head() -> Check {
             whole(scene, results)
         },
         &["gave up, served"],
+    )
+}
+
+/// In line for 1, 3 and 1 bytes; a release of 2 serves the first and finds the second too large, which gives up meanwhile.
+fn release_against_cancel_at_the_front() -> Check {
+    model(
+        "pool_release_against_cancel_at_the_front",
+        "who releases and who gives up: one of them serves the one behind (L3)",
+        Bound::Preemptions(2),
+        || Hand::new(3, &[1, 3, 1], ManualClock::at(0)),
+    )
+    .keeps_retired()
+    .weak_memory()
+    .role("release", |hand: &Hand| hand.credit(2))
+    .role("gives up", |hand| assert!(hand.give_up(1), "there is never enough for it"))
+    .expect(
+        |hand, _| {
+            let (available, counted, waits) = hand.look();
+            hand.give_all_back();
+            assert_eq!((available, counted), (0, 0), "nobody is inside, and {waits}");
+            waits
+        },
+        &["Granted Cancelled Granted"],
     )
 }
 
@@ -313,6 +337,38 @@ fn two_releases_two_waiters() -> Check {
             whole(scene, results)
         },
         &["granted, granted"],
+    )
+}
+
+/// Of 4 bytes a buffer of 2 is pooled and one is leased. One asks for a single byte, which must be made, while the lease comes back.
+fn release_against_a_new_buffer() -> Check {
+    model(
+        "pool_release_against_a_new_buffer",
+        "what is pooled and leased never exceeds the total (L10)",
+        Bound::Preemptions(2),
+        || {
+            let pool = AtomicPool::new(4, 2, ManualClock::at(0));
+            let take = || pool.allocate(2, Duration::ZERO).expect("there is enough");
+            let (pooled, held) = (take(), take());
+            drop(pooled);
+            Scene { pool, held: Mutex::new(vec![held]) }
+        },
+    )
+    .keeps_retired()
+    .role("releaser", |scene: &Scene| {
+        scene.drop_one();
+        None
+    })
+    .role("one byte", |scene| Some(scene.pool.allocate(1, Duration::ZERO).expect("there is enough")))
+    .expect(
+        |scene, leases| {
+            let leased: usize = leases.iter().flatten().map(|lease| lease.len()).sum();
+            let now = scene.pool.snapshot();
+            // The snapshot says no more than is available: a second buffer would show as 3.
+            assert_eq!((leased, now.pooled % 2), (1, 0), "{now:?}");
+            format!("{} pooled", now.pooled)
+        },
+        &["0 pooled", "2 pooled"],
     )
 }
 

@@ -94,8 +94,13 @@ where
     }
 
     fn clear(&self) {
-        let _writing = self.writers.lock();
-        self.replace(Table::default(), &epoch::pin());
+        let guard = epoch::pin();
+        {
+            let _writing = self.writers.lock();
+            self.replace(Table::default(), &guard);
+        }
+        // It holds every entry: it is not to wait for this thread's next pins, of which there may be none.
+        epoch::settle(guard);
     }
 }
 

@@ -22,7 +22,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pool::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released};
+use crate::pool::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released, WayBack};
 use crate::primitive::clock::SharedClock;
 use crate::primitive::lock::{LockFamily, Mutex};
 use crate::primitive::parker::Parker;
@@ -261,6 +261,14 @@ impl<F: LockFamily> PoolCore<F> {
 
 // SAFETY: LEASE-2 and LEASE-3 are MPOOL-1 and MPOOL-2.
 unsafe impl<F: LockFamily> Release for PoolCore<F> {
+    #[inline]
+    fn way_back(&self) -> WayBack {
+        // SAFETY: `WayBack` and MPOOL-1.
+        |pool, buffer, charged| unsafe { pool.cast::<Self>().as_ref() }.release(buffer, charged)
+    }
+}
+
+impl<F: LockFamily> PoolCore<F> {
     #[inline]
     fn release(&self, buffer: Buffer, charged: usize) -> Released {
         let mut state = self.state.lock();

@@ -27,9 +27,13 @@
 //!
 //! # Linearization points
 //! A read: its load of the slot (or of the first null on the way to it). An insert: the CAS of the slot that succeeds; for a loser, the load that finds the winner's.
-//! A walk: some instant between the two of its passes that found the same entries. Entries only come, so what both passes saw was all there was in between.
+//! A walk: its load of `topics` in the second of the two passes that found the same entries. None of them had been cleared by then, since they were found once more; entries only come
+//! where nothing is cleared, so what both passes saw was all there was.
 //!
-//! # The race that looks dangerous
+//! # The races that look dangerous
+//! A walk against a clear: one pass finds two entries; then all are cleared, and two others come while the second pass goes on, a third between them. It finds two as well: but they are
+//! not the same (and no address comes twice, since the first pass still counts what it found).
+//!
 //! A walk reads slot 3 as null and slot 5 as taken, while 3 was taken before 5: no instant had 5 alone. The second pass reads 3 again and finds one more, so the
 //! walk goes round once more. Each round more means that an insert succeeded meanwhile.
 //!
@@ -40,12 +44,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use super::PartitionMap;
+use crate::batch::contain;
 use crate::error::TopicPartition;
-use crate::primitive::atomic::AtomicPtr;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use crate::primitive::atomic::{AtomicPtr, fence};
 use crate::primitive::epoch::{self, Atomic, Guard, Owned};
 use crate::primitive::step;
 
@@ -61,7 +67,15 @@ type Table<K, V> = HashMap<K, Arc<V>, BuildHasherDefault<DefaultHasher>>;
 
 struct Entry<V> {
     topic_partition: TopicPartition,
-    value: V,
+    value: ManuallyDrop<V>,
+}
+
+impl<V> Drop for Entry<V> {
+    fn drop(&mut self) {
+        // Foreign code, which may run in anybody's pin: its panic is not to end there.
+        // SAFETY: the field is not touched again: this is its drop.
+        contain("the destructor of a map's value", || unsafe { ManuallyDrop::drop(&mut self.value) });
+    }
 }
 
 type Slot<V> = AtomicPtr<Entry<V>>;
@@ -207,7 +221,7 @@ impl<V: Send + Sync + 'static> Topic<V> {
 
     fn get_or_create(&self, topic_partition: &TopicPartition, make: impl FnOnce() -> V) -> Arc<Entry<V>> {
         let number = topic_partition.partition;
-        let new = |value| Entry { topic_partition: topic_partition.clone(), value };
+        let new = |value: V| Entry { topic_partition: topic_partition.clone(), value: ManuallyDrop::new(value) };
         let dense = usize::try_from(number).ok().filter(|number| *number < DENSE);
         let Some(dense) = dense else {
             return find_or_insert(&self.sparse, |table| table.get(&number).cloned(), || (number, new(make())));
@@ -288,9 +302,12 @@ impl<V: Send + Sync + 'static> SegmentedMap<V> {
         let mut before = pass();
         loop {
             step("map.walk");
+            // SeqCst: pairs with this fence in another walk. Of the two the later one's second pass sees what the earlier one's first pass saw; so of two inserts not each walk
+            // takes another for the first. (A pin has such a fence, but not if the caller is pinned already.)
+            fence(SeqCst);
             let now = pass();
-            // Entries only come, so the same number is the same set. After a clear, which is the end, there are fewer and fewer, and soon none.
-            if now.len() == before.len() {
+            // The same entries, and not as many: after a clear others may have come in their place.
+            if now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| Arc::ptr_eq(now, before)) {
                 return now;
             }
             before = now;
@@ -364,6 +381,8 @@ impl<V: Send + Sync + 'static> PartitionMap<V> for SegmentedMap<V> {
         let old = self.topics.swap(Owned::new(Table::default()), AcqRel, &guard);
         // SAFETY: MAP-A: the swap took it out of the word.
         unsafe { guard.defer_destroy(old) }
+        // It holds every entry: it is not to wait for this thread's next pins, of which there may be none.
+        contain("the destructor of something retired", || epoch::settle(guard));
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) struct FreeList {
     slots: Box<[Slot]>,
     full: Stack,
     idle: Stack,
-    /// Slots on `full`, give or take those being pushed and popped now. For figures only.
+    /// Slots on `full`, and those being pushed and popped now: never less than are on it.
     count: AtomicUsize,
 }
 
@@ -118,8 +118,8 @@ impl FreeList {
     /// The buffer pushed last, if there is one.
     pub(super) fn pop(&self) -> Option<Buffer> {
         let slot = self.full.pop(&self.slots, "free-list.pop")?;
-        // Relaxed: a figure.
-        self.count.fetch_sub(1, Relaxed);
+        // Release pairs with the Acquire in `len_and`: who counts without it sees the head that we took it off; who has not seen that counts it still.
+        self.count.fetch_sub(1, Release);
         // SAFETY: FREE-A: our CAS took the slot off its stack.
         let buffer = self.slots[slot].buffer.with_mut(|cell| unsafe { (*cell).take() });
         self.idle.push(&self.slots, slot, "free-list.give-slot");
@@ -132,10 +132,39 @@ impl FreeList {
         let Some(slot) = self.idle.pop(&self.slots, "free-list.take-slot") else { return Err(buffer) };
         // SAFETY: FREE-A: our CAS took the slot off its stack.
         self.slots[slot].buffer.with_mut(|cell| unsafe { *cell = Some(buffer) });
-        // Relaxed: a figure. Before the push, so that it never falls below zero.
+        // Relaxed: the push below releases it: who sees the head with this buffer counts it. Before the push, so that it never counts too few.
         self.count.fetch_add(1, Relaxed);
         self.full.push(&self.slots, slot, "free-list.push");
         Ok(())
+    }
+
+    /// Frees every buffer.
+    pub(super) fn drain(&self) {
+        while let Some(buffer) = self.pop() {
+            buffer.free();
+        }
+    }
+
+    /// At least as many buffers as it keeps, and what `look` has found, both of one instant: no buffer was pushed or popped from before the one until after
+    /// the other. Lock-free: it looks again only if one was.
+    pub(super) fn len_and<T>(&self, look: impl Fn() -> T) -> (usize, T) {
+        let head = || {
+            // Acquire pairs with the Release of each push up to this head: all of them are counted below. And with the word whose credit came after a push, or the count
+            // that came after a pop, already read, no head from before it is read.
+            self.full.0.load(Acquire)
+        };
+        let mut before = head();
+        loop {
+            // Acquire pairs with the Release in `pop`: a buffer that is not counted any more was popped off a head that we see below.
+            let count = self.count.load(Acquire);
+            let found = look();
+            step("free-list.looked");
+            let now = head();
+            if now == before {
+                return (count, found);
+            }
+            before = now;
+        }
     }
 
     /// How many buffers it keeps; of an instant only while nobody pushes or pops.
@@ -147,9 +176,7 @@ impl FreeList {
 
 impl Drop for FreeList {
     fn drop(&mut self) {
-        while let Some(buffer) = self.pop() {
-            buffer.free();
-        }
+        self.drain();
     }
 }
 

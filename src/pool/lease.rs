@@ -10,9 +10,10 @@
 //! # Invariants
 //! - **LEASE-1** A `Buffer` is the only owner of its `capacity` bytes at `ptr`; all of them are initialised. It was
 //!   allocated by [`Buffer::zeroed`] and is freed by [`Buffer::free`], once.
-//! - **LEASE-2** The pool behind `Lease::pool` lives at least until `release` of that lease has returned. Its owner keeps this
-//!   by freeing a pool only when its handle is gone *and* no lease is out, both decided in one place of its own.
-//! - **LEASE-3** `release` answers [`Released::Last`] to exactly one caller, after which nobody else reaches the pool; that caller frees
+//! - **LEASE-2** The pool behind `Lease::pool` lives at least until the lease's bytes are booked as given back. Its owner keeps this
+//!   by freeing a pool only when its handle is gone *and* no lease is out, both decided in one place of its own. From there on another may free it:
+//!   so a buffer goes back by a [`WayBack`], which has the pool's address and no reference.
+//! - **LEASE-3** A [`WayBack`] answers [`Released::Last`] to exactly one caller, after which nobody else reaches the pool; that caller frees
 //!   it. `Lease::pool` came from `Box::into_raw`.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -77,9 +78,18 @@ pub enum Released {
 /// # Safety
 /// An implementation keeps LEASE-2 and LEASE-3 of this module for every lease made with [`Lease::new`].
 pub unsafe trait Release: Send + Sync {
-    /// Takes back `buffer`, for which `charged` bytes of the budget were charged (POOL-14, POOL-15).
-    fn release(&self, buffer: Buffer, charged: usize) -> Released;
+    /// How a pool of this kind takes buffers back.
+    fn way_back(&self) -> WayBack;
 }
+
+/// Takes back, for the pool at the address, a buffer for which so many bytes of the budget were charged (POOL-14, POOL-15).
+///
+/// A function and not a method: the pool may be freed by another while this runs, as soon as it has booked the bytes, which a reference that lives as long as the
+/// call must not see; and it may be freed in here, which a pointer made of a shared reference must not do.
+///
+/// # Safety
+/// The address is that of a live lease's pool, as it came from `Box::into_raw`, and of the kind that has given this function; buffer and charge are that lease's, which is used up by this.
+pub type WayBack = unsafe fn(NonNull<()>, Buffer, usize) -> Released;
 
 /// An owned buffer of a pool, given back by drop.
 ///
@@ -187,8 +197,10 @@ impl<P: Release + ?Sized> Drop for Lease<P> {
     fn drop(&mut self) {
         // SAFETY: the field is not touched again: this is its drop.
         let buffer = unsafe { ManuallyDrop::take(&mut self.buffer) };
-        // SAFETY: LEASE-2: the pool lives until this returns.
-        let released = unsafe { self.pool.as_ref() }.release(buffer, self.charged);
+        // SAFETY: LEASE-2: our bytes are not back. The reference ends with this line.
+        let take_back = unsafe { self.pool.as_ref() }.way_back();
+        // SAFETY: as `WayBack` asks: this lease's, once, since this is its drop.
+        let released = unsafe { take_back(self.pool.cast(), buffer, self.charged) };
         if released == Released::Last {
             // SAFETY: LEASE-3: told to exactly one caller, from `Box::into_raw`, nobody else reaches it.
             drop(unsafe { Box::from_raw(self.pool.as_ptr()) });

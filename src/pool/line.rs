@@ -86,6 +86,15 @@ struct Node {
     next: Atomic<Node>,
 }
 
+/// A waiter's place in the line, not linked yet.
+pub(super) struct Place(Owned<Node>);
+
+impl Place {
+    pub(super) fn of(waiter: Arc<Waiter>) -> Self {
+        Self(Owned::new(Node::new(Ticket(0), Some(waiter))))
+    }
+}
+
 // SAFETY: LINE-B says who writes the cell, and when; the rest is immutable or atomic.
 unsafe impl Send for Node {}
 // SAFETY: as above.
@@ -121,9 +130,8 @@ impl Line {
         line
     }
 
-    /// Puts `waiter` at the end. Lock-free.
-    pub(super) fn join(&self, waiter: Arc<Waiter>, guard: &Guard) {
-        let mut node = Owned::new(Node::new(Ticket(0), Some(waiter)));
+    /// Puts a waiter at the end. Lock-free; allocates nothing.
+    pub(super) fn join(&self, Place(mut node): Place, guard: &Guard) {
         loop {
             // Acquire pairs with the Release of the exchange that made it the tail: the node is seen whole.
             let tail = self.tail.load(Acquire, guard);
@@ -167,6 +175,13 @@ impl Line {
             debug_assert!(unsafe { before.deref() }.ticket().next() == first.ticket(), "LINE-B");
             First { before, node, ticket: first.ticket(), waiter: first.waiter.as_ref() }
         })
+    }
+
+    /// Whether `first`, found under this pin, is the first still.
+    pub(super) fn is_first(&self, first: &First<'_>, guard: &Guard) -> bool {
+        // Relaxed: nothing is read through it; pinned, no address comes twice. Whoever has read a word that came after the front moved reads it moved: that word's
+        // Acquire is behind the CAS in `pass`. One that has moved since changes nothing of what that word said.
+        self.head.load(Relaxed, guard) == first.before
     }
 
     /// Moves the front past `first`, whose turn is over.

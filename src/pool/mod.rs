@@ -11,13 +11,18 @@ mod atomic;
 mod free_list;
 mod lease;
 mod line;
+#[cfg(all(test, not(any(crossbeam_loom, unlatched_shuttle))))]
+mod tests;
 mod word;
 
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
+#[doc(hidden)]
+pub use atomic::Hand;
 pub use atomic::{AtomicPool, AtomicPoolCore};
-pub use lease::{Buffer, Lease, Release, Released};
+pub use lease::{Buffer, Lease, Release, Released, WayBack};
 
 use crate::primitive::clock::SharedClock;
 
@@ -51,10 +56,14 @@ pub enum PoolError {
     /// The pool was closed before or while waiting (POOL-19).
     #[error("the producer was closed while memory was being allocated")]
     Closed,
-    /// More callers wait than the pool can count.
-    #[error("{limit} callers wait for memory already: send from fewer threads or tasks, or raise buffer.memory")]
+    /// Every place in the line of waiters is taken. A caller whose time was up before its turn came keeps its place until then: so behind one who waits long for
+    /// much, many short waits fill the line though few callers wait.
+    #[error(
+        "all {limit} places in the line for memory are taken, by callers who wait and by those whose time was up before their turn came: \
+         send from fewer threads or tasks, or raise buffer.memory or max.block.ms"
+    )]
     TooManyWaiters {
-        /// How many can wait.
+        /// How many places there are.
         limit: usize,
     },
     /// The machine had no memory although the budget had (POOL-18); the reservation was given back.
@@ -107,7 +116,7 @@ pub trait BufferPool: fmt::Debug + Send + Sync + Sized + 'static {
     /// Who takes buffers back.
     type Owner: Release;
 
-    /// A pool of `total` bytes whose recycled buffers have `poolable` bytes each. Allocates nothing (POOL-01).
+    /// A pool of `total` bytes whose recycled buffers have `poolable` bytes each. Allocates no buffer (POOL-01).
     fn new(total: u64, poolable: usize, clock: SharedClock) -> Self;
 
     /// A buffer of exactly `size` bytes, waiting at most `max_block` for memory (zero: try once, POOL-13).

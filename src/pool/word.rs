@@ -111,12 +111,6 @@ impl Ticket {
     pub(super) fn before(ticket: Self) -> Self {
         Self(ticket.0.wrapping_sub(1) & TURN_MASK as u32)
     }
-
-    /// Whether it comes before `other`, which is less than half a round away.
-    pub(super) fn is_before(self, other: Self) -> bool {
-        let distance = other.0.wrapping_sub(self.0) & TURN_MASK as u32;
-        distance != 0 && distance <= TURN_MASK as u32 / 2
-    }
 }
 
 /// How bytes become granules.

@@ -24,6 +24,23 @@ pub use self::{
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 pub use crossbeam_epoch::{Owned, Shared};
 
+/// Hands over what the calling thread has retired, and destroys what can be: for what is too large, or too much its owner's, to lie with a thread
+/// that may never pin again.
+///
+/// If nobody else is pinned, everything that was retired before this call is destroyed by it. Otherwise it is any thread's to destroy, in one of its next
+/// pins.
+///
+/// In a model it only unpins: one that is about the collector says itself when that is to look.
+pub fn settle(guard: Guard) {
+    if cfg!(any(crossbeam_loom, unlatched_shuttle)) {
+        return;
+    }
+    guard.flush();
+    drop(guard);
+    // Being pinned, we have let the epoch move on by one. It takes two.
+    pin().flush();
+}
+
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 mod guard {
     //! # Invariants

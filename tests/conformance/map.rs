@@ -9,7 +9,7 @@ use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::atomic::{AtomicBool, AtomicUsize};
 
 use crate::deviations::{Behaviour, keeps};
-use crate::support::{Core, Gate, SOON, Stopwatch, Worker, on_every_core};
+use crate::support::{Core, Gate, SOON, Stopwatch, Worker, eventually, on_every_core};
 
 on_every_core![
     map_01_reads_find_what_is_there,
@@ -23,6 +23,7 @@ on_every_core![
     map_05_topics_and_partitions_are_two_levels,
     map_06_an_entry_never_moves_and_never_vanishes,
     map_06_clear_empties_the_map_and_leaves_handles_whole,
+    map_06_what_was_cleared_goes_although_nobody_writes_any_more,
     map_07_iteration_does_not_see_what_is_inserted_meanwhile,
     map_07_iteration_walks_one_snapshot,
     map_08_a_reader_sees_a_whole_entry,
@@ -298,6 +299,20 @@ fn map_06_clear_empties_the_map_and_leaves_handles_whole<C: Core>() {
     assert_eq!(kept.0, 1, "a handle keeps its entry reachable");
     let new = map.get_or_create(&tp("t", 1), || Counted(9, dropped.clone()));
     assert_eq!((kept.0, new.0, map.len()), (1, 9, 1));
+}
+
+fn map_06_what_was_cleared_goes_although_nobody_writes_any_more<C: Core>() {
+    let map = map::<C, Counted>();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    map.get_or_create(&tp("t", 0), || Counted(0, dropped.clone()));
+    map.clear();
+    // Tests beside this one may be pinned just now. Then it is for those who come next, readers among them.
+    eventually("the entry is dropped", || {
+        for _ in 0..1_000 {
+            assert!(map.get("t", 0).is_none());
+        }
+        dropped.load(SeqCst) == 1
+    });
 }
 
 fn map_07_iteration_does_not_see_what_is_inserted_meanwhile<C: Core>() {
