@@ -89,6 +89,9 @@ unsafe fn known<'a>(node: NonNull<Node>) -> &'a Node {
     unsafe { node.as_ref() }
 }
 
+/// A batch, or its node if somebody still copies into it.
+type TakenOut = Result<SealedBatch, NonNull<Node>>;
+
 /// What there is to take of a batch in a line.
 enum Taken {
     Whole(SealedBatch),
@@ -362,7 +365,7 @@ impl LockFreeView {
     }
 
     /// Takes the batch numbered `id` out of its queue, wherever it stands there. If somebody still copies into it: its node.
-    fn take_out(&mut self, topic_partition: &TopicPartition, id: u64) -> Option<Result<SealedBatch, NonNull<Node>>> {
+    fn take_out(&mut self, topic_partition: &TopicPartition, id: u64) -> Option<TakenOut> {
         let queue = self.queues.get_mut(topic_partition)?;
         if let Some(at) = queue.ready.iter().position(|batch| batch.id() == id) {
             let batch = queue.ready.remove(at)?;
@@ -463,8 +466,8 @@ impl SenderView for LockFreeView {
         let backoff = self.accumulator.config.backoff.after(batch.attempts(), &mut self.random);
         batch.reenqueued(now, backoff);
         let lane = match self.unfinished.get(&batch.id()) {
-            // SAFETY: `known`.
             Some(node) => {
+                // SAFETY: `known`.
                 let entry = &unsafe { known(*node) }.extra;
                 entry.queued(true);
                 entry.lane.clone()
@@ -539,7 +542,7 @@ impl SenderView for LockFreeView {
         self.absorb();
         // All that is known now, and no more: what comes during the callbacks is left whole.
         let known_now: Vec<(u64, NonNull<Node>)> = self.unfinished.iter().map(|(id, node)| (*id, *node)).collect();
-        let mut doomed: Vec<(u64, Watch, Option<Result<SealedBatch, NonNull<Node>>>)> = Vec::new();
+        let mut doomed: Vec<(u64, Watch, Option<TakenOut>)> = Vec::new();
         for (id, node) in known_now {
             // SAFETY: `known`.
             let entry = &unsafe { known(node) }.extra;
