@@ -1,83 +1,115 @@
-//! The lock-free pool: one word for the budget and the line, a free list beside it, grants that anybody can finish.
+//! The lock-free pool: stripes for the common road, one word for the budget and the line, grants that anybody can finish.
 //!
 //! # What is where
-//! - [`Word`](super::word::Word): available bytes, how many wait, whose turn it is, and the flags. All bytes that nobody holds are here, also those of the buffers on the free list: the list
-//!   is memory kept warm, not budget.
-//! - [`FreeList`](super::free_list): buffers of the poolable size. A buffer is pushed *before* its bytes are credited and popped *after* they are debited, so whoever has debited finds one
-//!   if there is one to spare.
+//! - **Stripes**: each thread has one, shared with few others or none. A buffer on a stripe *is* its bytes: to take it, or to put it back, is one exchange of that stripe's word, and
+//!   nothing else is touched.
+//! - [`Word`](super::word::Word): all bytes that nobody holds and that are on no stripe; whether somebody waits; and the flags. A buffer kept *warm* beside the word
+//!   ([`Slots`](super::stack::Slots)) has no bytes of its own: it is memory, not budget. It is kept *before* its bytes are credited and taken *after* they are debited.
 //! - [`Line`](super::line): who waits. A waiter holds nothing while it waits (GAP-04): its bytes stay in the word until they suffice for all of it, so a wait that fails has
 //!   nothing to give back.
 //!
 //! # An allocation
-//! One CAS of the word: if nobody waits and the bytes suffice, debit; else, if the caller will wait, count one more waiter. Newcomers never overtake (GAP-01, bound 0).
-//! A try (no waiting) that finds others before it *helps* once and looks again before it fails. Who will wait has made its node, and is pinned, before it counts itself.
-//! A waiter then *links* itself, makes one more exchange of the word, and looks (`help`).
+//! 1. Of the poolable size: off the own stripe. The common road ends here.
+//! 2. Else off another stripe that has more than one, some at once, the rest onto the own stripe; else out of the word, if nobody waits or few enough have been let past the first in line; else
+//!    off another stripe, also the last one. Other sizes come out of the word, and bring buffers from stripes there if it has too little.
+//! 3. Else a try fails - having seen that there was too little at one instant - and who will wait **joins**: links himself to the line, says so in the word, *shuts every stripe* and brings what was on
+//!    them to the word, and looks (`help`).
 //!
 //! # A release
-//! Nobody waits: one CAS of the word, after which the pool is not touched again. Somebody waits: pinned, credit, then `help`.
+//! Of a buffer with a slot: onto the own stripe. Found shut: if the word says that nobody waits and nothing is closed, the exchange opens the stripe with the buffer on it; else the buffer is kept
+//! warm, its bytes are credited to the word, and whoever did so looks (`help`) if somebody waits. Other sizes: to the word.
 //!
 //! # `help`
 //! Looks at the first in line and does the one step that the words call for:
 //!
-//! | turn | waiter | GRANT | step |
-//! |---|---|---|---|
-//! | the one after the first's | | | move the line's front |
-//! | the first's | WAITING | no | bytes suffice: set GRANT; else leave |
-//! | the first's | WAITING | yes | CAS the waiter to GRANTED |
-//! | the first's | GRANTED | yes | wake it, then debit, clear GRANT, next turn, one waiter less |
-//! | the first's | CANCELLED | | clear GRANT, next turn, one waiter less |
+//! | first in line | GRANT | step |
+//! |---|---|---|
+//! | WAITING | no | bytes suffice: set GRANT; or only wake it, if a few may still be let past it and the bytes are for it alone. Else leave |
+//! | WAITING | yes | CAS the waiter to GRANTED |
+//! | GRANTED | yes | wake it, then debit and clear GRANT: its turn is over |
+//! | GRANTED | no | its turn is over: move the front past it |
+//! | CANCELLED | | clear GRANT: its turn is over; move the front past it |
+//! | nobody | | the word says that nobody waits |
+//!
+//! The waiter's state is read before the word, and the front again after it.
+//!
+//! # Order (L4, GAP-01)
+//! Waiters are served in the order in which they joined the line. A newcomer may be served before one who waits: at most [`PoolOptions::overtaking`] times while that one is the first in line. With 0,
+//! nobody is. A waiter has *arrived* when it has shut the last stripe; who takes from a stripe not shut yet overtakes an arrival, no waiter. When one who waits could be served and is not granted
+//! at once, it has been woken, and takes its memory when it runs, unless somebody overtook it: so memory does not lie idle while a sleeper wakes up. What suffices for the second in line as well is
+//! granted at once: one release wakes all that it can serve (GAP-03).
 //!
 //! # Invariants
-//! - **POOL-A** available + charged = total, at every value of the word; the debit of a grant and the end of its turn are one exchange.
-//! - **POOL-B** While waiters are counted only a grant debits, and while GRANT is set nothing but that turn's end does: so bytes that sufficed still do.
-//! - **POOL-C** A waiter's final state decides the one exchange that ends its turn. A helper that is late by then fails: the turn in the word has moved on.
-//! - **POOL-D** A waiter is woken before its turn ends, so a counted waiter may still need its wake-up and an uncounted one does not.
-//! - **POOL-F** While a waiter is the first in line, the turn is its own or, once that is over, the next: a turn is ended only by who saw its waiter first, and the front is moved only by who
-//!   saw the turn of the first over. So a word that was read between two looks that found the same first (pinned, so it is the same) is about that waiter.
-//! - **POOL-G** Who makes a new buffer has, after its debit, seen an instant at which the buffers on the free list held no more than was available. Pushes come before their credit and
-//!   pops after their debit, so whatever others do after that instant but making buffers themselves keeps it so: the pool's memory never exceeds the total (L10).
-//! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange; and not before everybody is unpinned who was pinned then. Who touches the
-//!   core after his exchange is pinned since before it; who is not has no reference by then but to the word, and frees by the address that came from the box.
+//! - **POOL-A** available in the word + poolable bytes for each buffer on a stripe + charged + in hand = total. In hand is what a thread inside an operation has taken off a stripe and
+//!   not brought to another or to the word yet: one buffer, or a chain of at most [`TAKEN_AT_ONCE`], or what was on a stripe that it shut.
+//! - **POOL-B** While GRANT is set nothing but the end of that turn debits: so bytes that sufficed still do.
+//! - **POOL-C** A waiter's final state decides the one exchange that ends its turn. A helper that is late by then fails: the word's `seq` has moved on.
+//! - **POOL-D** A waiter is woken before its turn ends.
+//! - **POOL-F** While a waiter is the first in line, GRANT is its own. GRANT is set only by who saw it first after reading the word, whose exchange then found the word unchanged, and
+//!   the front moves only after an exchange that ends the turn. So GRANTED, and later a word without GRANT while it is still the first, is a turn that is over.
+//! - **POOL-G** Who makes a new buffer has, after its debit, seen an instant at which the buffers kept warm held no more than was available. Buffers are kept before their credit and
+//!   taken after their debit, so whatever others do after that instant but making buffers themselves keeps it so: the pool's memory never exceeds the total (L10).
+//! - **POOL-H** Once a waiter has arrived, and until its turn is over, every stripe is shut: it shut them after it had said in the word that it waits, and a stripe is opened only by an exchange
+//!   of the head that was read *before* a word in which nobody waited. So every release is an exchange of the word.
+//! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange of the word; and not before everybody is unpinned who was pinned then. Who touches the
+//!   core after his exchange is pinned since before it; who is not has no reference by then but to the word, and frees by the address that came from the box. The handle shuts the stripes
+//!   after setting GONE, which opens them no more: so all bytes come to the word.
 //!
 //! # Linearization points
-//! A grant at once, and a release: the CAS of the word. A grant to a waiter: the exchange that ends its turn. A failed try: the load of the word in which it found too little,
-//! or somebody before it.
+//! Of the poolable size at once, and its release: the exchange of the stripe. Else a grant at once, and a release: the exchange of the word. A grant to a waiter: the exchange that ends its turn. A
+//! failed try: the load of the word between two looks at the stripes that found none of them changed, or a word in which somebody was before it.
 //!
 //! # The races that look dangerous
-//! - *A release between a waiter's count and its link*: the releaser sees a waiter counted, finds nobody linked, and leaves. The waiter's exchange after its link reads
-//!   from the release or a later one, so its own look sees the bytes. The other way round the releaser's exchange reads from the waiter's, and sees the link.
+//! - *A release against one who joins, on a stripe*: same word. Pushed before the stripe is shut, the buffer is gathered by who shuts it; after that, the push fails, and the release goes to the
+//!   pool's word, where the joiner has said before that it waits.
+//! - *One who opens a stripe against one who joins*: it read the head of a shut stripe, then a word in which nobody waited. If it read the head that the joiner's own shutting made, or a later one, it
+//!   has acquired what the joiner did before, and its word says that somebody waits. If it read an older head, its exchange fails: shutting changes the tag, also of a stripe that is shut.
+//! - *A release between a joiner's link and its exchange of the word*: the releaser sees nobody waiting, and leaves. The joiner's exchange reads from the release or a later one, so its own look
+//!   sees the bytes. The other way round the releaser's exchange reads from the joiner's, and sees the link.
+//! - *Nobody waits, says a helper, while somebody joins*: it reads the word, and then finds the line still empty. If that word had said that this one joined, the link would be seen. If it
+//!   had not, the joiner's exchange comes after it, changes `seq`, and the helper's fails; or comes after the helper's and says again that somebody waits.
 //! - *A release against a cancel at the front*: the releaser finds one waiting who needs more than there is, and leaves; that one gives up, and behind it stands one who could be
 //!   served. Each makes an exchange of the word and then looks: the releaser at the state, the waiter at the word. Whose exchange is the later one sees what the other did before its own.
-//! - *Timeout against grant*: one CAS on the waiter's state. A waiter whose time is up helps once more and looks; then it cancels; if that fails it has its memory, and takes it (GAP-06). One whose cancel succeeds helps: behind it may stand
-//!   one who can be served.
-//! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. Before it has read the word, or before it moves the front: POOL-F, whatever turns
-//!   passed; the CAS of the front fails if it has moved. Between its word and its exchange: the exchange fails, unless after just 2^17 turns, or a multiple, every other field is as it was too.
+//! - *Timeout against grant*: one CAS on the waiter's state. A waiter whose time is up helps once more and looks; then it cancels; if that fails it has its memory, and takes it (GAP-06). One whose
+//!   cancel succeeds helps: behind it may stand one who can be served.
+//! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. Its own exchange then fails, unless after just 2^18 changes of `seq`, or a multiple, every other
+//!   field is as it was too.
 //! - *A helper that is stopped while the pool goes away*: it is pinned (POOL-E).
 //!
 //! # Progress
-//! `allocate` without waiting, and `release`: lock-free; a try fails while somebody is stopped between its count and its link. A wait: blocks by back-pressure only. `close`: wait-free but for the wakes.
+//! `allocate` without waiting, and `release`: lock-free. A thread stopped inside an operation keeps what it has in hand (POOL-A); one stopped anywhere in joining holds up nobody. A wait: blocks by
+//! back-pressure only. `close`: lock-free, but for the wakes.
 
+mod future;
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 mod hand;
+mod wait;
 
 use std::fmt;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
+pub use future::Allocate;
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 pub use hand::Hand;
+#[cfg(test)]
+pub(crate) use wait::MAX_WAITERS;
+use wait::Prepared;
 
-use super::free_list::FreeList;
-use super::line::{Line, Place, Progress, Waiter};
-use super::word::{CLOSED, GONE, Granularity, MAX_WAITERS, Ticket, Word};
-use super::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released, WayBack};
+use super::line::Line;
+use super::stack::{Chain, Head, Slot, Slots, Stack};
+use super::word::{CLOSED, GONE, Granularity, Word};
+use super::{Buffer, BufferPool, Lease, PoolError, PoolOptions, PoolSnapshot, Release, Released, WayBack};
 use crate::batch::contain;
-use crate::primitive::atomic::Ordering::{self, AcqRel, Acquire, Relaxed};
-use crate::primitive::atomic::{AtomicU64, AtomicUsize};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::{AtomicI64, AtomicU64, AtomicUsize};
 use crate::primitive::clock::SharedClock;
-use crate::primitive::epoch;
-use crate::primitive::parker::Parker;
-use crate::primitive::step;
+use crate::primitive::{epoch, step, thread};
+
+/// Buffers that are taken off another's stripe at once, at most.
+const TAKEN_AT_ONCE: u64 = 16;
 
 /// The lock-free pool: the handle. Dropping it closes nothing; leases may come back later.
 pub struct AtomicPool(NonNull<AtomicPoolCore>);
@@ -89,77 +121,37 @@ unsafe impl Sync for AtomicPool {}
 
 /// What the handle and the leases share.
 pub struct AtomicPoolCore {
-    word: AtomicU64,
-    line: Line,
-    free: FreeList,
-    total: u64,
+    stripes: Box<[CachePadded<Stack>]>,
+    slots: Slots,
     poolable: usize,
+    word: CachePadded<AtomicU64>,
+    line: Line,
+    total: u64,
     granularity: Granularity,
+    overtaking: u32,
     clock: SharedClock,
-    /// Waiters counted in the word that do not stand in line: not linked yet, or cancelled, or about to be.
-    absent: AtomicUsize,
+    /// Nodes in the line, of those who gave up and were not passed yet as well.
+    places: AtomicUsize,
+    /// Waiters that have arrived and whose turn is not over. Below zero for a moment where a turn ends before its waiter has arrived.
+    standing: AtomicI64,
     /// Nanoseconds.
     wait_time: AtomicU64,
     exhausted: AtomicU64,
 }
 
-/// A waiter's place in the line. Should a panic end the wait, its drop gives up what that has come to.
-struct Turn<'a> {
-    core: &'a AtomicPoolCore,
-    waiter: std::sync::Arc<Waiter>,
-    over: bool,
+/// Where memory was found.
+enum Found {
+    /// A buffer, its bytes with it.
+    Slot(Slot),
+    /// Bytes of the word: the buffer is still to be had.
+    Budget,
 }
 
-/// What a caller makes before it counts itself as one who waits.
-struct Prepared {
-    waiter: std::sync::Arc<Waiter>,
-    place: Place,
-    pinned: epoch::Guard,
-}
-
-impl Prepared {
-    fn new(granules: u64) -> Self {
-        let waiter = Waiter::new(granules);
-        let place = Place::of(waiter.clone());
-        Self { waiter, place, pinned: pinned() }
-    }
-}
-
-impl Turn<'_> {
-    /// Ends a wait that is granted: finishes the turn, if nobody has.
-    fn take(&mut self) {
-        // When `help` returns the turn is over: the first in line would be this waiter, granted, and it does not leave that undone.
-        self.core.help();
-        self.over = true;
-    }
-
-    /// Ends a wait that is not wanted any more; `false` if it was granted before.
-    fn cancel(&self) -> bool {
-        // Relaxed: a figure. Before the cancel, so that it never falls below zero.
-        self.core.absent.fetch_add(1, Relaxed);
-        let cancelled = self.waiter.cancel();
-        if cancelled {
-            step("pool.cancelled");
-            // AcqRel: see the second race at the module's head. An exchange that changes nothing, for its place in the word's order.
-            self.core.word.fetch_add(0, AcqRel);
-            // Whoever stands behind may be served now.
-            self.core.help();
-        } else {
-            // Relaxed: a figure.
-            self.core.absent.fetch_sub(1, Relaxed);
-        }
-        cancelled
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if !self.over && !self.cancel() {
-            self.core.help();
-            // SAFETY: ours by the grant, and the handle lives: we are called through it.
-            unsafe { AtomicPoolCore::credit(NonNull::from(self.core), self.waiter.need) };
-        }
-    }
+/// What a look for memory has come to.
+enum Look {
+    Found(Found),
+    /// There is too little, or somebody is before us: as this word says.
+    Short(Word),
 }
 
 /// Pins. A pin may destroy what others have retired, which is foreign code, not of this pool even: where it panics, nothing that is owed here is to be lost with it.
@@ -174,7 +166,7 @@ fn pinned() -> epoch::Guard {
 /// The one way in which the word changes by comparison. `Err`: what it is now.
 fn exchange(word: &AtomicU64, from: Word, to: Word, at: &'static str) -> Result<(), Word> {
     step(at);
-    // AcqRel: every exchange reads from the one before it and is read by the one after it, so what was done before one is seen after a later one: pushed buffers,
+    // AcqRel: every exchange reads from the one before it and is read by the one after it, so what was done before one is seen after a later one: kept buffers,
     // linked waiters. Relaxed on failure: on the value found nothing but another exchange is built.
     word.compare_exchange(from.0, to.0, AcqRel, Relaxed).map(drop).map_err(Word)
 }
@@ -189,236 +181,11 @@ impl AtomicPoolCore {
         exchange(&self.word, from, to, at)
     }
 
-    /// Books `size` bytes, waiting at most `max_block`.
-    fn reserve(
-        &self,
-        size: usize,
-        granules: u64,
-        max_block: Duration,
-        waiting: impl FnOnce(),
-    ) -> Result<(), PoolError> {
-        let mut word = self.load();
-        let mut helped = false;
-        let mut prepared = None;
-        loop {
-            let to = if word.closed() {
-                return Err(PoolError::Closed);
-            } else if word.waiters() == 0 && word.available() >= granules {
-                word.debit(granules)
-            } else if max_block.is_zero() && word.waiters() > 0 && !helped {
-                // Those before it may be gone, or served by now, and who is to end their turns may be stopped.
-                helped = true;
-                self.help();
-                word = self.load();
-                continue;
-            } else if max_block.is_zero() {
-                return Err(self.exhausted(size, word, max_block));
-            } else if word.waiters() == MAX_WAITERS {
-                return Err(PoolError::TooManyWaiters { limit: MAX_WAITERS });
-            } else {
-                word.one_more_waiter()
-            };
-            let waits = to.waiters() > word.waiters();
-            if waits {
-                // All that could hold it up or fail between its count and its link, where it is in everybody's way.
-                prepared.get_or_insert_with(|| Prepared::new(granules));
-                // Relaxed: a figure. Before the count, so that nobody is taken to stand in line who does not.
-                self.absent.fetch_add(1, Relaxed);
-            }
-            match self.exchange(word, to, "pool.reserve") {
-                Ok(()) => {
-                    return match prepared.filter(|_| waits) {
-                        Some(prepared) => self.wait(size, prepared, max_block, waiting),
-                        None => Ok(()),
-                    };
-                }
-                Err(now) => word = now,
-            }
-            if waits {
-                // Relaxed: a figure.
-                self.absent.fetch_sub(1, Relaxed);
-            }
-        }
-    }
-
-    fn exhausted(&self, size: usize, word: Word, max_block: Duration) -> PoolError {
-        // Relaxed: a figure.
-        self.exhausted.fetch_add(1, Relaxed);
-        PoolError::Exhausted { requested: size, available: self.bytes_available(word), max_block }
-    }
-
-    /// Waits in line. The caller has counted itself.
-    fn wait(
-        &self,
-        size: usize,
-        Prepared { waiter, place, pinned }: Prepared,
-        max_block: Duration,
-        waiting: impl FnOnce(),
-    ) -> Result<(), PoolError> {
-        self.line.join(place, &pinned);
-        drop(pinned);
-        // Relaxed: a figure. From here on it stands in line, and nobody who comes later is served before it (L4).
-        self.absent.fetch_sub(1, Relaxed);
-        step("pool.joined");
-        // Release: see the first race at the module's head; the look that follows acquires. An exchange that changes nothing, for its place in the word's order.
-        self.word.fetch_add(0, Ordering::Release);
-        let mut turn = Turn { core: self, waiter, over: false };
-        self.help();
-        if turn.waiter.progress() == Progress::Waiting {
-            waiting();
-        }
-        let mut left = max_block;
-        loop {
-            if turn.waiter.progress() == Progress::Granted {
-                turn.take();
-                return Ok(());
-            }
-            // Close before the time (POOL-20).
-            let closed = self.load().closed();
-            if left.is_zero() && !closed {
-                // The last look (GAP-06): whoever has brought the bytes may be stopped before its own.
-                self.help();
-                if turn.waiter.progress() == Progress::Granted {
-                    continue;
-                }
-            }
-            if closed || left.is_zero() {
-                if !turn.cancel() {
-                    // It was granted meanwhile.
-                    continue;
-                }
-                turn.over = true;
-                return Err(if closed { PoolError::Closed } else { self.exhausted(size, self.load(), max_block) });
-            }
-            step("pool.wait");
-            let start = self.clock.now();
-            let signalled = turn.waiter.parker.park_timeout(left);
-            let waited = self.clock.now().saturating_since(start);
-            // Relaxed: a figure.
-            self.wait_time.fetch_add(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-            left = if signalled { left.saturating_sub(waited) } else { Duration::ZERO };
-        }
-    }
-
-    /// Does whatever the words call for at the front of the line, until they call for nothing.
-    fn help(&self) {
-        loop {
-            let guard = pinned();
-            // The line before the word, and again after it: what stands in the word is then said of this waiter, however long this thread was stopped in between (POOL-F).
-            let first = self.line.first(&guard);
-            step("pool.help");
-            let word = self.load();
-            if word.waiters() == 0 {
-                return;
-            }
-            // Nobody: counted and not yet linked, it looks for itself once it is.
-            let Some(first) = first else { return };
-            if !self.line.is_first(&first, &guard) {
-                continue;
-            }
-            if first.ticket != word.turn() {
-                debug_assert!(first.ticket.next() == word.turn(), "POOL-F");
-                self.line.pass(&first, &guard);
-                continue;
-            }
-            let waiter = first.waiter();
-            // A failed exchange: somebody else has done a step. The next round sees.
-            let _ = match waiter.progress() {
-                Progress::Waiting if word.granting() => {
-                    waiter.grant();
-                    Ok(())
-                }
-                Progress::Waiting if word.available() < waiter.need => return,
-                Progress::Waiting => self.exchange(word, word.grant(), "pool.set-grant"),
-                Progress::Cancelled => self.exchange(word, word.next_turn(), "pool.skip").map(|()| {
-                    // Relaxed: a figure.
-                    self.absent.fetch_sub(1, Relaxed);
-                }),
-                // Else the word is older than the grant.
-                Progress::Granted if word.granting() => {
-                    step("pool.wake");
-                    // Before the turn ends (POOL-D). More than one helper may do so: a token more harms nobody.
-                    waiter.parker.unpark();
-                    self.exchange(word, word.debit(waiter.need).next_turn(), "pool.end-turn")
-                }
-                Progress::Granted => Ok(()),
-            };
-        }
-    }
-
-    /// Gives granules back. Whether these were the last of a pool whose handle is gone: then the caller frees it.
-    ///
-    /// # Safety
-    /// The granules are charged, to the caller; or the handle lives. So the core does, until the exchange (POOL-E).
-    unsafe fn credit(this: NonNull<Self>, granules: u64) -> bool {
-        let (word, all) = {
-            // SAFETY: the caller's promise.
-            let core = unsafe { this.as_ref() };
-            (&raw const core.word, core.granularity.within(core.total))
-        };
-        // SAFETY: as above. A reference to the word and nothing else: an atomic's may outlive, in the call that is its last, what it refers to.
-        let word = unsafe { &*word };
-        // Acquire: as in `load`.
-        let mut now = Word(word.load(Acquire));
-        while now.waiters() == 0 {
-            let to = Word(now.0 + granules);
-            match exchange(word, now, to, "pool.credit") {
-                // Nobody waits, so nobody has to be looked for; POOL-E: the core may be gone from here on.
-                Ok(()) => return to.gone() && to.available() == all,
-                Err(other) => now = other,
-            }
-        }
-        // POOL-E: pinned since before the exchange.
-        let _pinned = pinned();
-        step("pool.credit");
-        // AcqRel: as in `exchange`.
-        let before = Word(word.fetch_add(granules, AcqRel));
-        if before.waiters() > 0 {
-            // SAFETY: POOL-E: we are pinned.
-            unsafe { this.as_ref() }.help();
-        }
-        before.gone() && before.available() + granules == all
-    }
-
-    /// The way back of this pool's leases.
-    ///
-    /// # Safety
-    /// As [`WayBack`]'s.
-    unsafe fn take_back(pool: NonNull<()>, buffer: Buffer, charged: usize) -> Released {
-        let this = pool.cast::<Self>();
-        let granules = {
-            // SAFETY: POOL-E: what is charged to the lease is not available.
-            let core = unsafe { this.as_ref() };
-            // After the handle is gone nobody can ask again: memory need not be kept. One that goes meanwhile only makes the pooling useless.
-            let kept = if charged == core.poolable && buffer.capacity() == charged && !core.load().gone() {
-                core.free.push(buffer)
-            } else {
-                Err(buffer)
-            };
-            // Before the credit: memory that was not freed yet must not be promised to others.
-            kept.unwrap_or_else(Buffer::free);
-            core.granules(charged)
-        };
-        // SAFETY: the lease's own.
-        if unsafe { Self::credit(this, granules) } {
-            // SAFETY: our exchange made the condition true; the address is the box's own.
-            unsafe { retire(this) }
-        }
-        Released::More
-    }
-
-    /// Breaks up buffers of the free list until what they hold is available (L10): what was debited is about to be made anew.
-    fn make_room(&self) {
-        // With none at all at one instant it does not matter what was available then.
-        while self.free.len() > 0 {
-            // A release in between would make it look as if there were room: its bytes available, its buffer not counted (POOL-G).
-            let (kept, word) = self.free.len_and(|| self.load());
-            if kept as u64 * self.poolable as u64 <= self.bytes_available(word) {
-                return;
-            }
-            let Some(buffer) = self.free.pop() else { return };
-            buffer.free();
-        }
+    /// The calling thread's stripe.
+    #[inline]
+    fn own(&self) -> &Stack {
+        // A power of two.
+        &self.stripes[thread::ordinal() & (self.stripes.len() - 1)]
     }
 
     /// What a charge of `size` bytes, at most the total, takes of the word.
@@ -427,18 +194,295 @@ impl AtomicPoolCore {
         self.granularity.around(size as u64).min(self.granularity.within(self.total))
     }
 
-    fn bytes_available(&self, word: Word) -> u64 {
-        // What is behind the last granule is with whoever has that one, and available when everything is: so that what is said to be available can be had.
-        let all = word.available() == self.granularity.within(self.total);
-        if all { self.total } else { self.granularity.bytes(word.available()) }
+    /// Of all that the pool has.
+    fn all(&self) -> u64 {
+        self.granularity.within(self.total)
     }
 
+    /// Looks for `granules`, for a buffer of the poolable size or of another, everywhere but on the own stripe.
+    fn look(&self, granules: u64, poolable: bool) -> Look {
+        let mut helped = false;
+        loop {
+            // Not somebody's last one while the word has bytes: it would only have to take ours.
+            if poolable && let Some(slot) = self.take_from_others(1) {
+                return Look::Found(Found::Slot(slot));
+            }
+            let word = self.load();
+            if word.closed() {
+                return Look::Short(word);
+            }
+            if let Some(to) = word.taken(granules, self.overtaking) {
+                if self.exchange(word, to, "pool.reserve").is_ok() {
+                    return Look::Found(Found::Budget);
+                }
+                continue;
+            }
+            if word.waiting() {
+                if helped {
+                    return Look::Short(word);
+                }
+                // Those before it may be gone, or served by now, and who is to end their turns may be stopped.
+                helped = true;
+                self.help(false);
+                continue;
+            }
+            if poolable {
+                if let Some(slot) = self.take_from_others(0) {
+                    return Look::Found(Found::Slot(slot));
+                }
+            } else if self.gather(granules - word.available()) {
+                continue;
+            }
+            if let Some(word) = self.short_of(granules) {
+                return Look::Short(word);
+            }
+        }
+    }
+
+    /// A buffer off another's stripe that has more than `leave`, and some more for the own one.
+    fn take_from_others(&self, leave: u64) -> Option<Slot> {
+        let own = thread::ordinal();
+        let other = |further: usize| &self.stripes[(own + further) & (self.stripes.len() - 1)];
+        let chain = (0..self.stripes.len())
+            .find_map(|further| other(further).pop_some(self.slots.table(), TAKEN_AT_ONCE, leave, "pool.take"))?;
+        let (slot, rest) = self.slots.split(chain);
+        if let Some(rest) = rest
+            && let Err(rest) = self.own().push_chain(self.slots.table(), rest, "pool.put")
+        {
+            self.bring(rest);
+        }
+        Some(slot)
+    }
+
+    /// Brings buffers from the stripes to the word, until it has `granules` more or they are empty. Whether there were any.
+    fn gather(&self, granules: u64) -> bool {
+        let (mut missing, mut any) = (granules, false);
+        for stripe in &self.stripes {
+            while missing > 0 {
+                let wanted = missing.div_ceil(self.granules(self.poolable));
+                let Some(chain) = stripe.pop_some(self.slots.table(), wanted, 0, "pool.gather") else { break };
+                missing = missing.saturating_sub(self.bring(chain));
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Brings buffers from a stripe to the word: kept before their bytes are credited. How many granules they are.
+    fn bring(&self, chain: Chain) -> u64 {
+        let granules = u64::from(chain.count) * self.granules(self.poolable);
+        self.slots.keep(chain);
+        // SAFETY: the handle lives: we are called through it, or by it when it goes, and then pinned. Were these the last bytes, the caller would be that one.
+        let last = unsafe { Self::credit(NonNull::from(self), granules) };
+        debug_assert!(!last, "the handle that goes has its own way");
+        granules
+    }
+
+    /// Shuts every stripe, and brings what was on them to the word (POOL-H).
+    fn shut_stripes(&self) {
+        for stripe in &self.stripes {
+            if let Some(chain) = stripe.shut(self.slots.table()) {
+                self.bring(chain);
+            }
+        }
+    }
+
+    /// The heads of the stripes, and how many buffers are on them; so, if the heads still are.
+    fn heads(&self) -> (Vec<Head>, u64) {
+        let heads: Vec<_> = self.stripes.iter().map(|stripe| stripe.head()).collect();
+        let buffers = heads.iter().map(|head| self.slots.depth(*head)).sum();
+        (heads, buffers)
+    }
+
+    /// The word and the buffers on the stripes, both of one instant. Lock-free: it looks again only if a stripe has changed.
+    fn at_one_instant(&self) -> (Word, u64) {
+        loop {
+            let (heads, buffers) = self.heads();
+            let word = self.load();
+            step("pool.looked");
+            if self.stripes.iter().zip(&heads).all(|(stripe, head)| stripe.head() == *head) {
+                return (word, buffers);
+            }
+        }
+    }
+
+    /// A word at whose instant there was too little for one who comes, if this is such an instant (L4: a failed try was true).
+    fn short_of(&self, granules: u64) -> Option<Word> {
+        let (word, buffers) = self.at_one_instant();
+        (word.available() + buffers * self.granules(self.poolable) < granules).then_some(word)
+    }
+
+    fn exhausted(&self, size: usize, max_block: Duration) -> PoolError {
+        // Relaxed: a figure.
+        self.exhausted.fetch_add(1, Relaxed);
+        PoolError::Exhausted { requested: size, available: self.snapshot().available(), max_block }
+    }
+
+    /// Gives granules back to the word. Whether these were the last of a pool whose handle is gone: then the caller frees it.
+    ///
+    /// # Safety
+    /// The granules are charged, to the caller; or the handle lives. So the core does, until the exchange (POOL-E).
+    unsafe fn credit(this: NonNull<Self>, granules: u64) -> bool {
+        let (word, all) = {
+            // SAFETY: the caller's promise.
+            let core = unsafe { this.as_ref() };
+            (&raw const *core.word, core.all())
+        };
+        // SAFETY: as above. A reference to the word and nothing else: an atomic's may outlive, in the call that is its last, what it refers to.
+        let word = unsafe { &*word };
+        // Acquire: as in `load`.
+        let mut now = Word(word.load(Acquire));
+        while !now.waiting() {
+            let to = Word(now.0 + granules);
+            match exchange(word, now, to, "pool.credit") {
+                // Nobody waits, so nobody has to be looked for; POOL-E: the core may be gone from here on.
+                Ok(()) => return to.gone() && to.available() == all,
+                Err(other) => now = other,
+            }
+        }
+        // POOL-E: pinned since before the exchange.
+        let pin = pinned();
+        step("pool.credit");
+        // AcqRel: as in `exchange`.
+        let before = Word(word.fetch_add(granules, AcqRel));
+        if before.waiting() {
+            // SAFETY: POOL-E: we are pinned.
+            unsafe { this.as_ref() }.help(false);
+        }
+        drop(pin);
+        before.gone() && before.available() + granules == all
+    }
+
+    /// The way back of this pool's leases.
+    ///
+    /// # Safety
+    /// As [`WayBack`]'s.
+    #[inline]
+    unsafe fn take_back(pool: NonNull<()>, buffer: Buffer, charged: usize) -> Released {
+        let this = pool.cast::<Self>();
+        if buffer.mark() != 0 {
+            // SAFETY: POOL-E: what is charged to the lease is not back. The references are to what may outlive, in the call that is its last, what it refers to: cells and atomics.
+            let (own, table) = unsafe { (this.as_ref().own(), this.as_ref().slots.table()) };
+            // SAFETY: the buffer's own.
+            let slot = unsafe { Slots::slot(buffer.mark()) };
+            if own.push(table, &slot, "pool.release").is_ok() {
+                // POOL-E: the core may be gone from here on.
+                return Released::More;
+            }
+            // SAFETY: the lease's own.
+            return unsafe { Self::take_back_among_waiters(this, slot) };
+        }
+        // Before the credit: memory that was not freed yet must not be promised to others.
+        buffer.free();
+        // SAFETY: POOL-E: what is charged to the lease is not available.
+        let granules = unsafe { this.as_ref() }.granules(charged);
+        // SAFETY: the lease's own.
+        unsafe { Self::credit_and_retire(this, granules) }
+    }
+
+    /// A buffer comes back, and the own stripe was shut.
+    ///
+    /// # Safety
+    /// The slot is that of a lease of this pool, used up by this.
+    #[cold]
+    unsafe fn take_back_among_waiters(this: NonNull<Self>, slot: Slot) -> Released {
+        let granules = {
+            // SAFETY: POOL-E: what is charged to the lease is not back, until the exchange that opens the stripe, or the credit below.
+            let core = unsafe { this.as_ref() };
+            loop {
+                // The stripe before the word: see the second race at the module's head.
+                let seen = core.own().head();
+                let word = core.load();
+                step("pool.open");
+                if word.gone() {
+                    // Nobody can ask again: memory need not be kept.
+                    core.slots.break_up(slot);
+                    break;
+                }
+                if !word.quiet() {
+                    core.slots.keep_one(&slot);
+                    break;
+                }
+                let back = if seen.is_shut() {
+                    core.own().open(core.slots.table(), seen, &slot)
+                } else {
+                    core.own().push(core.slots.table(), &slot, "pool.release").is_ok()
+                };
+                if back {
+                    return Released::More;
+                }
+            }
+            core.granules(core.poolable)
+        };
+        // SAFETY: the lease's own.
+        unsafe { Self::credit_and_retire(this, granules) }
+    }
+
+    /// # Safety
+    /// As [`AtomicPoolCore::credit`]; the address is the box's own.
+    unsafe fn credit_and_retire(this: NonNull<Self>, granules: u64) -> Released {
+        // SAFETY: the caller's promise.
+        if unsafe { Self::credit(this, granules) } {
+            // SAFETY: our exchange made the condition true; the address is the box's own.
+            unsafe { retire(this) }
+        }
+        Released::More
+    }
+
+    /// Breaks up warm buffers until what they hold is available (L10): what was debited is about to be made anew.
+    fn make_room(&self) {
+        // With none at all at one instant it does not matter what was available then.
+        while self.slots.warm() > 0 {
+            // A release in between would make it look as if there were room: its bytes available, its buffer not counted (POOL-G).
+            let (warm, word) = self.slots.warm_and(|| self.load());
+            if warm * self.poolable as u64 <= self.bytes_available(word) {
+                return;
+            }
+            let Some(slot) = self.slots.take_warm() else { return };
+            self.slots.break_up(slot);
+        }
+    }
+
+    fn bytes_available(&self, word: Word) -> u64 {
+        // What is behind the last granule is with whoever has that one, and available when everything is: so that what is said to be available can be had.
+        if word.available() == self.all() { self.total } else { self.granularity.bytes(word.available()) }
+    }
+
+    /// A buffer for bytes that were debited.
     fn buffer(&self, size: usize) -> Option<Buffer> {
-        let recycled = if size == self.poolable { self.free.pop() } else { None };
-        recycled.or_else(|| {
+        if size == self.poolable {
+            if let Some(slot) = self.slots.take_warm() {
+                return Some(self.slots.buffer(&slot));
+            }
             self.make_room();
-            Buffer::zeroed(size)
-        })
+            return self.slots.make();
+        }
+        self.make_room();
+        Buffer::zeroed(size)
+    }
+
+    fn snapshot(&self) -> PoolSnapshot {
+        let (word, buffers) = self.at_one_instant();
+        let (on_stripes, in_word) = (buffers * self.poolable as u64, self.bytes_available(word));
+        // All of the word's bytes, those behind its last granule too, are there only if nothing is elsewhere.
+        let available = (in_word + on_stripes).min(self.total);
+        let warm = (self.slots.warm() * self.poolable as u64).min(available - on_stripes);
+        PoolSnapshot {
+            total: self.total,
+            unallocated: available - on_stripes - warm,
+            pooled: on_stripes + warm,
+            leased: self.total - available,
+            reserved: 0,
+            queued: self.queued(),
+            // Relaxed: figures.
+            wait_time: Duration::from_nanos(self.wait_time.load(Relaxed)),
+            exhausted: self.exhausted.load(Relaxed),
+        }
+    }
+
+    fn queued(&self) -> usize {
+        // Relaxed: a figure.
+        usize::try_from(self.standing.load(Relaxed)).unwrap_or(0)
     }
 }
 
@@ -451,8 +495,8 @@ unsafe fn retire(core: NonNull<AtomicPoolCore>) {
     // SAFETY: the core is `Send`, and it moves whole.
     unsafe impl Send for Sendable {}
     // SAFETY: POOL-E: only we were told to free it, and have not yet.
-    // The buffers go now, the rest when the epoch does: nobody else touches the list. Who pushed has credited after it, and all is credited; who pops has a handle.
-    unsafe { core.as_ref() }.free.drain();
+    // The buffers go now, the rest when the epoch does: nobody else touches the slots. Who kept one has credited after it, and all is credited; who takes one has a handle.
+    unsafe { core.as_ref() }.slots.drain();
     let core = Sendable(core);
     let guard = pinned();
     guard.defer(move || {
@@ -474,15 +518,64 @@ unsafe impl Release for AtomicPoolCore {
 }
 
 impl AtomicPool {
+    /// A pool as [`BufferPool::new`] makes it, with options of its own.
+    ///
+    /// # Panics
+    /// If an option is out of its range.
+    pub fn with_options(total: u64, poolable: usize, clock: SharedClock, options: PoolOptions) -> Self {
+        let PoolOptions { overtaking, stripes } = options;
+        assert!(overtaking <= PoolOptions::MAX_OVERTAKING, "overtaking is at most {}", PoolOptions::MAX_OVERTAKING);
+        assert!(stripes.is_power_of_two(), "the number of stripes is a power of two");
+        let granularity = Granularity::of(total);
+        let core = Box::new(AtomicPoolCore {
+            stripes: (0..stripes).map(|_| CachePadded::new(Stack::new())).collect(),
+            slots: Slots::new(total / (poolable as u64).max(1), poolable),
+            poolable,
+            word: CachePadded::new(AtomicU64::new(Word::new(granularity.within(total)).0)),
+            line: Line::new(),
+            total,
+            granularity,
+            overtaking,
+            clock,
+            places: AtomicUsize::new(0),
+            standing: AtomicI64::new(0),
+            wait_time: AtomicU64::new(0),
+            exhausted: AtomicU64::new(0),
+        });
+        Self(NonNull::from(Box::leak(core)))
+    }
+
     fn core(&self) -> &AtomicPoolCore {
         // SAFETY: POOL-E: the handle is not gone.
         unsafe { self.0.as_ref() }
+    }
+
+    #[inline]
+    fn lease(&self, buffer: Buffer, size: usize) -> Lease<AtomicPoolCore> {
+        // SAFETY: the core came from a box; the lease's bytes, at least one granule, are neither in the word nor on a stripe; POOL-E.
+        unsafe { Lease::new(buffer, size, self.0) }
+    }
+
+    /// The lease on what was found.
+    fn lease_found(&self, found: Found, size: usize) -> Result<Lease<AtomicPoolCore>, PoolError> {
+        let core = self.core();
+        let buffer = match found {
+            Found::Slot(slot) => Some(core.slots.buffer(&slot)),
+            Found::Budget => core.buffer(size),
+        };
+        let Some(buffer) = buffer else {
+            // SAFETY: they are debited, and the handle lives.
+            unsafe { AtomicPoolCore::credit(self.0, core.granules(size)) };
+            return Err(PoolError::OutOfMemory { requested: size });
+        };
+        Ok(self.lease(buffer, size))
     }
 
     /// [`BufferPool::allocate`] that calls `waiting` once the caller stands in line and before it sleeps: whoever can free memory may want to know (ACC-21). Not pinned.
     ///
     /// # Errors
     /// [`PoolError`].
+    #[inline]
     pub fn allocate_telling(
         &self,
         size: usize,
@@ -490,18 +583,70 @@ impl AtomicPool {
         waiting: impl FnOnce(),
     ) -> Result<Lease<AtomicPoolCore>, PoolError> {
         let core = self.core();
+        if size == core.poolable
+            && let Some(slot) = core.own().pop(core.slots.table(), "pool.pop")
+        {
+            return Ok(self.lease(core.slots.buffer(&slot), size));
+        }
+        self.allocate_elsewhere(size, max_block, waiting)
+    }
+
+    #[cold]
+    fn allocate_elsewhere(
+        &self,
+        size: usize,
+        max_block: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<Lease<AtomicPoolCore>, PoolError> {
+        let (core, granules) = (self.core(), self.granules_of(size)?);
+        let found = match core.look(granules, size == core.poolable) {
+            Look::Found(found) => found,
+            Look::Short(word) if word.closed() => return Err(PoolError::Closed),
+            Look::Short(_) if max_block.is_zero() => return Err(core.exhausted(size, max_block)),
+            Look::Short(_) => {
+                core.wait(size, Prepared::thread(granules), max_block, waiting)?;
+                Found::Budget
+            }
+        };
+        self.lease_found(found, size)
+    }
+
+    /// What a request takes of the word, if it can ever be met (POOL-02).
+    fn granules_of(&self, size: usize) -> Result<u64, PoolError> {
+        let core = self.core();
         if size as u64 > core.total {
             return Err(PoolError::TooLarge { requested: size, total: core.total });
         }
-        let granules = core.granules(size);
-        core.reserve(size, granules, max_block, waiting)?;
-        let Some(buffer) = core.buffer(size) else {
-            // SAFETY: `reserve` has charged them, and the handle lives.
-            unsafe { AtomicPoolCore::credit(self.0, granules) };
-            return Err(PoolError::OutOfMemory { requested: size });
-        };
-        // SAFETY: the core came from a box and the word counts the lease's granules, at least one; POOL-E.
-        Ok(unsafe { Lease::new(buffer, size, self.0) })
+        Ok(core.granules(size))
+    }
+
+    /// A buffer of exactly `size` bytes, for a task: where a thread would wait, the future does. The stated order and everything else is as with
+    /// [`BufferPool::allocate`], in one line with threads.
+    ///
+    /// Any executor will do. There is no time limit: whoever wants one drops the future when the time is up. It may be dropped at any point: what it was granted goes to the
+    /// next in line, and nobody's wake-up is lost.
+    ///
+    /// # Errors
+    /// [`PoolError`], but for [`PoolError::Exhausted`].
+    ///
+    /// ```
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    /// use std::time::Duration;
+    /// use unlatched::pool::{AtomicPool, BufferPool};
+    /// use unlatched::primitive::clock::SystemClock;
+    ///
+    /// let pool = AtomicPool::new(1 << 14, 1 << 14, SystemClock::shared());
+    /// let held = pool.allocate(1 << 14, Duration::ZERO)?;
+    /// let mut lease = pin!(pool.allocate_async(1 << 14));
+    /// let mut context = Context::from_waker(Waker::noop());
+    /// assert!(lease.as_mut().poll(&mut context).is_pending());
+    /// drop(held);
+    /// assert!(matches!(lease.as_mut().poll(&mut context), Poll::Ready(Ok(lease)) if lease.len() == 1 << 14));
+    /// # Ok::<(), unlatched::pool::PoolError>(())
+    /// ```
+    pub fn allocate_async(&self, size: usize) -> Allocate<'_> {
+        Allocate::new(self, size)
     }
 }
 
@@ -509,48 +654,20 @@ impl BufferPool for AtomicPool {
     type Owner = AtomicPoolCore;
 
     fn new(total: u64, poolable: usize, clock: SharedClock) -> Self {
-        let granularity = Granularity::of(total);
-        let word = Word::new(granularity.within(total));
-        let core = Box::new(AtomicPoolCore {
-            word: AtomicU64::new(word.0),
-            line: Line::new(Ticket::before(word.turn())),
-            free: FreeList::new(total / (poolable as u64).max(1)),
-            total,
-            poolable,
-            granularity,
-            clock,
-            absent: AtomicUsize::new(0),
-            wait_time: AtomicU64::new(0),
-            exhausted: AtomicU64::new(0),
-        });
-        Self(NonNull::from(Box::leak(core)))
+        Self::with_options(total, poolable, clock, PoolOptions::default())
     }
 
+    #[inline]
     fn allocate(&self, size: usize, max_block: Duration) -> Result<Lease<AtomicPoolCore>, PoolError> {
         self.allocate_telling(size, max_block, || ())
     }
 
     fn queued(&self) -> usize {
-        let core = self.core();
-        // Relaxed: a figure.
-        core.load().waiters().saturating_sub(core.absent.load(Relaxed))
+        self.core().queued()
     }
 
     fn snapshot(&self) -> PoolSnapshot {
-        let core = self.core();
-        let available = core.bytes_available(core.load());
-        let pooled = (core.free.len() as u64 * core.poolable as u64).min(available);
-        PoolSnapshot {
-            total: core.total,
-            unallocated: available - pooled,
-            pooled,
-            leased: core.total - available,
-            reserved: 0,
-            queued: self.queued(),
-            // Relaxed: figures.
-            wait_time: Duration::from_nanos(core.wait_time.load(Relaxed)),
-            exhausted: core.exhausted.load(Relaxed),
-        }
+        self.core().snapshot()
     }
 
     fn total(&self) -> u64 {
@@ -564,20 +681,37 @@ impl BufferPool for AtomicPool {
     fn close(&self) {
         let core = self.core();
         step("pool.close");
-        // Acquire: who was linked before is seen below and woken; who links later makes its exchange after ours, and sees CLOSED. Nothing is published but the flag.
-        core.word.fetch_or(CLOSED, Acquire);
+        // AcqRel: who was linked before is seen below and woken; who joins later makes its exchange after ours, and sees CLOSED; and who finds a stripe shut by us sees it too.
+        core.word.fetch_or(CLOSED, AcqRel);
+        // The common road does not look at the word.
+        core.shut_stripes();
         let waiters = core.line.all(&pinned());
-        waiters.iter().for_each(|waiter| waiter.parker.unpark());
+        waiters.iter().for_each(|waiter| waiter.wake());
     }
 }
 
 impl Drop for AtomicPool {
     fn drop(&mut self) {
         let core = self.core();
-        let total = core.granularity.within(core.total);
-        // AcqRel: as in `AtomicPoolCore::exchange`.
+        // POOL-E: from the exchange on, whoever brings the last bytes frees the core.
+        let pin = pinned();
+        // AcqRel: as in `exchange`; and who finds a stripe shut by us sees it.
         let before = Word(core.word.fetch_or(GONE, AcqRel));
-        if before.available() == total {
+        let mut last = before.available() == core.all();
+        for stripe in &core.stripes {
+            // The last bytes: nothing is on the other stripes, and nobody is left who could put something there.
+            if last {
+                break;
+            }
+            if let Some(chain) = stripe.shut(core.slots.table()) {
+                let granules = u64::from(chain.count) * core.granules(core.poolable);
+                core.slots.keep(chain);
+                // SAFETY: pinned since before GONE was set, and the bytes were in our hands.
+                last = unsafe { AtomicPoolCore::credit(self.0, granules) };
+            }
+        }
+        drop(pin);
+        if last {
             // SAFETY: POOL-E: our exchange made the condition true.
             unsafe { retire(self.0) }
         }
@@ -592,6 +726,6 @@ impl fmt::Debug for AtomicPool {
 
 impl fmt::Debug for AtomicPoolCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtomicPoolCore").field("word", &self.load()).field("free", &self.free).finish_non_exhaustive()
+        f.debug_struct("AtomicPoolCore").field("word", &self.load()).field("slots", &self.slots).finish_non_exhaustive()
     }
 }

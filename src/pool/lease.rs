@@ -30,6 +30,8 @@ const ALIGN: usize = 16;
 pub struct Buffer {
     ptr: NonNull<u8>,
     capacity: usize,
+    /// Its pool's own note about it; 0 for none.
+    mark: u32,
 }
 
 // SAFETY: LEASE-1, a buffer is the only owner of plain bytes.
@@ -47,7 +49,23 @@ impl Buffer {
             // SAFETY: LEASE-1; the layout's size is not zero.
             NonNull::new(unsafe { alloc_zeroed(layout) })?
         };
-        Some(Self { ptr, capacity })
+        Some(Self { ptr, capacity, mark: 0 })
+    }
+
+    /// The buffer of a pool's own table, which has noted it under `mark`.
+    ///
+    /// # Safety
+    /// LEASE-1: `memory` is that of a buffer of `capacity` bytes made by [`Buffer::zeroed`], and nobody else's.
+    pub(super) unsafe fn of_slot(memory: NonNull<u8>, capacity: usize, mark: u32) -> Self {
+        Self { ptr: memory, capacity, mark }
+    }
+
+    pub(super) fn memory(&self) -> NonNull<u8> {
+        self.ptr
+    }
+
+    pub(super) fn mark(&self) -> u32 {
+        self.mark
     }
 
     /// Bytes in it.
@@ -135,9 +153,9 @@ impl<P: Release + 'static> Lease<P> {
     #[inline]
     pub fn erase(self) -> Lease {
         let this = ManuallyDrop::new(self);
-        let Buffer { ptr, capacity } = *this.buffer;
+        let Buffer { ptr, capacity, mark } = *this.buffer;
         let pool: NonNull<dyn Release> = this.pool;
-        Lease { buffer: ManuallyDrop::new(Buffer { ptr, capacity }), charged: this.charged, pool }
+        Lease { buffer: ManuallyDrop::new(Buffer { ptr, capacity, mark }), charged: this.charged, pool }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The line of waiters: first come, first served, and every step of a turn can be finished by whoever meets it.
 //!
-//! A Michael-Scott queue whose nodes carry tickets. Whose turn it is stands in the pool's [`Word`](super::word::Word), not here: the queue only tells who has that
-//! ticket. So the front of the queue may lag behind the turn, and is brought up by whoever finds it so.
+//! A Michael-Scott queue. Whether the first in line is being granted its memory stands in the pool's [`Word`](super::word::Word), not here; that its turn is over shows in both
+//! together: it is granted, and the word grants nobody. So the front may lag behind, and is brought up by whoever finds it so.
 //!
 //! Source: M. Michael and M. Scott, "Simple, Fast, and Practical Non-Blocking and Blocking Concurrent Queue Algorithms" (PODC 1996).
+//!
+//! A waiter is a thread or a task: [`Signal`] is what wakes it.
 //!
 //! # State of a waiter
 //! | state | means | left by |
@@ -14,16 +16,15 @@
 //!
 //! # Invariants
 //! - **LINE-A** `head` and `tail` are never null; `head` is a node whose turn is over (at first one that never had a turn), and the waiters in line come after it.
-//! - **LINE-B** A node's ticket is its predecessor's next, written before the node is linked and never after.
+//! - **LINE-B** A node is linked once, behind the last, and keeps its place until the front has passed it.
 //! - **LINE-C** A node is retired by whoever moved `head` past it, once, after `tail` has left it: nobody who pins later reaches it.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::word::Ticket;
+use super::waker::TaskWaker;
 use crate::primitive::atomic::AtomicU8;
 use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::primitive::cell::UnsafeCell;
 use crate::primitive::epoch::{Atomic, Guard, Owned, Shared};
 use crate::primitive::parker::{Parker, ThreadParker};
 use crate::primitive::step;
@@ -40,17 +41,41 @@ pub(super) enum Progress {
     Cancelled,
 }
 
+/// What wakes one who waits.
+pub(super) enum Signal {
+    Thread(ThreadParker),
+    Task(TaskWaker),
+}
+
 /// One who waits.
 pub(super) struct Waiter {
     /// Granules.
     pub(super) need: u64,
     state: AtomicU8,
-    pub(super) parker: ThreadParker,
+    pub(super) signal: Signal,
 }
 
 impl Waiter {
-    pub(super) fn new(need: u64) -> Arc<Self> {
-        Arc::new(Self { need, state: AtomicU8::new(WAITING), parker: ThreadParker::new() })
+    /// A thread that will park.
+    pub(super) fn thread(need: u64) -> Arc<Self> {
+        Self::new(need, Signal::Thread(ThreadParker::new()))
+    }
+
+    /// A task that will be polled.
+    pub(super) fn task(need: u64) -> Arc<Self> {
+        Self::new(need, Signal::Task(TaskWaker::new()))
+    }
+
+    fn new(need: u64, signal: Signal) -> Arc<Self> {
+        Arc::new(Self { need, state: AtomicU8::new(WAITING), signal })
+    }
+
+    /// Wakes it. A task's waker is foreign code: not to be called while pinned (L8).
+    pub(super) fn wake(&self) {
+        match &self.signal {
+            Signal::Thread(parker) => parker.unpark(),
+            Signal::Task(waker) => waker.wake(),
+        }
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -79,8 +104,6 @@ impl Waiter {
 }
 
 struct Node {
-    /// In a cell, so that a model sees who reads it unordered.
-    ticket: UnsafeCell<Ticket>,
     /// `None` in the node that the line began with.
     waiter: Option<Arc<Waiter>>,
     next: Atomic<Node>,
@@ -91,24 +114,7 @@ pub(super) struct Place(Owned<Node>);
 
 impl Place {
     pub(super) fn of(waiter: Arc<Waiter>) -> Self {
-        Self(Owned::new(Node::new(Ticket(0), Some(waiter))))
-    }
-}
-
-// SAFETY: LINE-B says who writes the cell, and when; the rest is immutable or atomic.
-unsafe impl Send for Node {}
-// SAFETY: as above.
-unsafe impl Sync for Node {}
-
-impl Node {
-    fn new(ticket: Ticket, waiter: Option<Arc<Waiter>>) -> Self {
-        Self { ticket: UnsafeCell::new(ticket), waiter, next: Atomic::null() }
-    }
-
-    /// The ticket of a node that is linked.
-    fn ticket(&self) -> Ticket {
-        // SAFETY: LINE-B: never written once it is linked.
-        self.ticket.with(|ticket| unsafe { *ticket })
+        Self(Owned::new(Node { waiter: Some(waiter), next: Atomic::null() }))
     }
 }
 
@@ -118,10 +124,10 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// An empty line, whose first waiter will have the ticket `first`.
-    pub(super) fn new(before_first: Ticket) -> Self {
+    /// An empty line.
+    pub(super) fn new() -> Self {
         let line = Self { head: Atomic::null(), tail: Atomic::null() };
-        let node = Owned::new(Node::new(before_first, None));
+        let node = Owned::new(Node { waiter: None, next: Atomic::null() });
         // SAFETY: not shared yet.
         let node = node.into_shared(unsafe { crate::primitive::epoch::unprotected() });
         // Relaxed: not shared yet; whoever shares the line releases it.
@@ -143,8 +149,6 @@ impl Line {
                 self.move_tail(tail, next, guard);
                 continue;
             }
-            // SAFETY: LINE-B: not linked yet, so ours alone.
-            node.ticket.with_mut(|ticket| unsafe { *ticket = last.ticket().next() });
             step("pool.link");
             // Release pairs with the Acquire loads of `next`: who finds the node sees it whole. Failed: somebody else has linked; nothing is read from it here.
             match last.next.compare_exchange(Shared::null(), node, Release, Relaxed, guard) {
@@ -162,52 +166,64 @@ impl Line {
         let _ = self.tail.compare_exchange(from, to, Release, Relaxed, guard);
     }
 
-    /// The first in line, if there is one, for [`Line::pass`] as well.
-    pub(super) fn first<'g>(&self, guard: &'g Guard) -> Option<First<'g>> {
+    /// The front: what comes before the first in line, and that one, if there is one.
+    pub(super) fn front<'g>(&self, guard: &'g Guard) -> Front<'g> {
         // Acquire pairs with the Release in `pass`.
         let before = self.head.load(Acquire, guard);
         // SAFETY: LINE-A and LINE-C.
         // Acquire pairs with the Release of the link.
-        let node = unsafe { before.deref() }.next.load(Acquire, guard);
-        // SAFETY: LINE-C: behind `before`, which was not retired when we loaded it under this pin, so neither was this.
-        unsafe { node.as_ref() }.map(|first| {
+        let first = unsafe { before.deref() }.next.load(Acquire, guard);
+        Front { before, first }
+    }
+
+    /// Whether the front, found under this pin, is the front still, and empty if it was.
+    pub(super) fn is_front(&self, front: &Front<'_>, guard: &Guard) -> bool {
+        // Relaxed, both: nothing is read through them; pinned, no address comes twice. Whoever has read a word that came after the front moved, or after somebody who was linked
+        // had joined, reads it so: that word's Acquire is behind the CAS in `pass`, and behind the link. What has changed since changes nothing of what that word said.
+        self.head.load(Relaxed, guard) == front.before
+            // SAFETY: LINE-A and LINE-C.
+            && (!front.first.is_null() || unsafe { front.before.deref() }.next.load(Relaxed, guard).is_null())
+    }
+
+    /// What the one behind the first needs, if one waits there.
+    pub(super) fn second_need<'g>(&self, front: &Front<'g>, guard: &'g Guard) -> Option<u64> {
+        let mut node = front.first;
+        loop {
+            // SAFETY: LINE-C: what hangs behind a node that was not retired when it was loaded under this pin is kept by it.
+            // Acquire: as in `front`.
+            node = unsafe { node.as_ref() }?.next.load(Acquire, guard);
             // SAFETY: as above.
-            debug_assert!(unsafe { before.deref() }.ticket().next() == first.ticket(), "LINE-B");
-            First { before, node, ticket: first.ticket(), waiter: first.waiter.as_ref() }
-        })
+            let waiter = unsafe { node.as_ref() }?.waiter.as_ref()?;
+            if waiter.progress() == Progress::Waiting {
+                return Some(waiter.need);
+            }
+        }
     }
 
-    /// Whether `first`, found under this pin, is the first still.
-    pub(super) fn is_first(&self, first: &First<'_>, guard: &Guard) -> bool {
-        // Relaxed: nothing is read through it; pinned, no address comes twice. Whoever has read a word that came after the front moved reads it moved: that word's
-        // Acquire is behind the CAS in `pass`. One that has moved since changes nothing of what that word said.
-        self.head.load(Relaxed, guard) == first.before
-    }
-
-    /// Moves the front past `first`, whose turn is over.
-    pub(super) fn pass(&self, first: &First<'_>, guard: &Guard) {
-        // Relaxed: it is only compared. Whoever made `before` the head saw the tail no earlier than there, and we see no older tail than he (Acquire in `first`).
-        if self.tail.load(Relaxed, guard) == first.before {
+    /// Moves the front past the first, whose turn is over. Whether it was this call that did.
+    pub(super) fn pass(&self, front: &Front<'_>, guard: &Guard) -> bool {
+        // Relaxed: it is only compared. Whoever made `before` the head saw the tail no earlier than there, and we see no older tail than he (Acquire in `front`).
+        if self.tail.load(Relaxed, guard) == front.before {
             // LINE-C: the tail must not stay on what is about to be retired.
-            self.move_tail(first.before, first.node, guard);
+            self.move_tail(front.before, front.first, guard);
         }
         step("pool.pass");
-        // Release pairs with the Acquire in `first`: the node is seen whole. Failed: somebody else has moved it, and retires.
-        if self.head.compare_exchange(first.before, first.node, Release, Relaxed, guard).is_ok() {
+        // Release pairs with the Acquire in `front`: the node is seen whole. Failed: somebody else has moved it, and retires.
+        let moved = self.head.compare_exchange(front.before, front.first, Release, Relaxed, guard).is_ok();
+        if moved {
             // SAFETY: LINE-C: our CAS moved the head past it, and the tail has left it: it stood on it at most until the line above.
-            unsafe { guard.defer_destroy(first.before) }
+            unsafe { guard.defer_destroy(front.before) }
         }
+        moved
     }
 
     /// Everybody in line now.
     pub(super) fn all(&self, guard: &Guard) -> Vec<Arc<Waiter>> {
-        let (mut all, mut before) = (Vec::new(), None);
-        // Acquire throughout: as in `first`.
+        let mut all = Vec::new();
+        // Acquire throughout: as in `front`.
         let mut node = self.head.load(Acquire, guard);
         // SAFETY: LINE-A and LINE-C: what hangs behind a node that was not retired when it was loaded under this pin is kept by it.
         while let Some(at) = unsafe { node.as_ref() } {
-            debug_assert!(before.is_none_or(|before: Ticket| before.next() == at.ticket()), "LINE-B");
-            before = Some(at.ticket());
             all.extend(at.waiter.clone());
             node = at.next.load(Acquire, guard);
         }
@@ -215,17 +231,23 @@ impl Line {
     }
 }
 
-/// The first in line, as found.
-pub(super) struct First<'g> {
+/// The front of the line, as found.
+pub(super) struct Front<'g> {
     before: Shared<'g, Node>,
-    node: Shared<'g, Node>,
-    pub(super) ticket: Ticket,
-    waiter: Option<&'g Arc<Waiter>>,
+    first: Shared<'g, Node>,
 }
 
-impl<'g> First<'g> {
-    pub(super) fn waiter(&self) -> &'g Arc<Waiter> {
-        self.waiter.expect("only the node that the line began with has none, and nothing comes before it")
+impl<'g> Front<'g> {
+    /// The first in line.
+    pub(super) fn waiter(&self) -> Option<&'g Arc<Waiter>> {
+        // SAFETY: LINE-C: behind `before`, which was not retired when it was loaded under this pin, so neither was this.
+        let first = unsafe { self.first.as_ref() }?;
+        Some(
+            first
+                .waiter
+                .as_ref()
+                .expect("only the node that the line began with has none, and nothing comes before it"),
+        )
     }
 }
 

@@ -8,11 +8,12 @@
 //! Source: Kafka's `BufferPool`; behaviour by id in `papers/catalogue.md`, POOL-01 to POOL-26.
 
 mod atomic;
-mod free_list;
 mod lease;
 mod line;
+mod stack;
 #[cfg(all(test, not(any(crossbeam_loom, unlatched_shuttle))))]
 mod tests;
+mod waker;
 mod word;
 
 use std::fmt;
@@ -21,10 +22,38 @@ use std::time::Duration;
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 #[doc(hidden)]
 pub use atomic::Hand;
-pub use atomic::{AtomicPool, AtomicPoolCore};
+pub use atomic::{Allocate, AtomicPool, AtomicPoolCore};
 pub use lease::{Buffer, Lease, Release, Released, WayBack};
 
 use crate::primitive::clock::SharedClock;
+use crate::primitive::thread;
+
+/// How the lock-free pool orders those who ask, and on how much it spreads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolOptions {
+    /// How many allocations that begin while somebody waits may be served before the first in line, at most [`PoolOptions::MAX_OVERTAKING`]; counted anew for the next one. 0: none, first
+    /// come first served to the letter. More keeps memory in use while a sleeper wakes up, which otherwise costs a switch of threads for each buffer; see `papers/pool.md`.
+    pub overtaking: u32,
+    /// Stripes among which buffers of the poolable size are spread, a power of two. Each thread has one; threads that share one contend for it, and whoever begins to wait visits all.
+    pub stripes: usize,
+}
+
+impl PoolOptions {
+    /// The largest bound of overtaking.
+    pub const MAX_OVERTAKING: u32 = word::MAX_OVERTAKING;
+
+    /// First come, first served to the letter.
+    pub fn strict() -> Self {
+        Self { overtaking: 0, ..Self::default() }
+    }
+}
+
+impl Default for PoolOptions {
+    /// Overtaking up to the largest bound, and four stripes for each thread that can run at once, at most 64.
+    fn default() -> Self {
+        Self { overtaking: Self::MAX_OVERTAKING, stripes: (4 * thread::parallelism()).next_power_of_two().min(64) }
+    }
+}
 
 /// Why the pool gave no memory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

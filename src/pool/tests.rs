@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::word::MAX_WAITERS;
-use super::{AtomicPool, BufferPool, PoolError};
+use super::atomic::MAX_WAITERS;
+use super::{AtomicPool, BufferPool, PoolError, PoolOptions};
 use crate::primitive::clock::{Clock, SystemClock};
 use crate::primitive::epoch;
 use crate::primitive::{Stop, stop_here};
@@ -73,13 +73,14 @@ fn stopped_in_help_for(turns: usize) {
 
 #[test]
 fn a_helper_that_is_stopped_for_half_a_round_of_turns_passes_nobody_over() {
-    stopped_in_help_for(66_000);
+    stopped_in_help_for(1 << 16);
 }
 
 #[test]
 fn a_helper_that_is_stopped_for_a_round_of_turns_ends_nobody_elses() {
     // The word names the turn again that the one had whom it found, and another waits in it.
-    stopped_in_help_for(1 << 17);
+    // Each wait changes it three times: who joins, who is skipped, nobody is left.
+    stopped_in_help_for((1 << 18) / 3 + 1);
 }
 
 #[test]
@@ -120,7 +121,7 @@ fn pool_13_a_try_is_not_stopped_by_one_who_has_given_up() {
 
 #[test]
 fn places_of_those_who_gave_up_are_free_again_when_their_turns_have_come() {
-    let pool = Arc::new(AtomicPool::new(2, 1, SystemClock::shared()));
+    let pool = Arc::new(AtomicPool::with_options(2, 1, SystemClock::shared(), PoolOptions::strict()));
     let held = pool.allocate(1, Duration::ZERO).unwrap();
     let head = std::thread::spawn({
         let pool = pool.clone();

@@ -1,32 +1,36 @@
 //! The pool's one word: who waits, whose turn it is, and how many bytes are available.
 //!
-//! `{ CLOSED 1 | GRANT 1 | GONE 1 | waiters 14 | turn 17 | available 30 }`. Everything that must be decided together stands together, so that the modification order of
-//! one word decides it and no fence is needed.
+//! `{ seq 18 | CLOSED 1 | GONE 1 | GRANT 1 | WAITING 1 | passes 6 | available 36 }`. Everything that must be decided together stands together, so that the
+//! modification order of one word decides it and no fence is needed.
 //!
-//! `available` counts *granules*: single bytes below 1 GiB, above that the least power of two with which the total fits into 30 bits. A charge is rounded up to whole
-//! granules.
+//! - `available` counts *granules*: single bytes below 64 GiB, above that the least power of two with which the total fits into 36 bits. A charge is rounded up to whole
+//!   granules.
+//! - `seq` changes whenever somebody joins the line, a turn ends, or the line is found empty. So whoever exchanges the word knows that none of it happened since he read it,
+//!   unless just 2^18 of such, or a multiple, did, and every other field is as it was too.
+//! - `passes` counts who was served before the first in line though he came later, since that one's turn began.
 
 use std::fmt;
 
-const AVAILABLE_BITS: u32 = 30;
-const TURN_BITS: u32 = 17;
-const WAITERS_BITS: u32 = 14;
+const AVAILABLE_BITS: u32 = 36;
+const PASSES_BITS: u32 = 6;
+const SEQ_BITS: u32 = 18;
 
-const TURN_ONE: u64 = 1 << AVAILABLE_BITS;
-const WAITER_ONE: u64 = 1 << (AVAILABLE_BITS + TURN_BITS);
-const AVAILABLE_MASK: u64 = TURN_ONE - 1;
-const TURN_MASK: u64 = (1 << TURN_BITS) - 1;
-const WAITERS_MASK: u64 = (1 << WAITERS_BITS) - 1;
+const PASS_ONE: u64 = 1 << AVAILABLE_BITS;
+const AVAILABLE_MASK: u64 = PASS_ONE - 1;
+const PASSES_MASK: u64 = ((1 << PASSES_BITS) - 1) << AVAILABLE_BITS;
+const SEQ_ONE: u64 = 1 << (u64::BITS - SEQ_BITS);
 
+/// Somebody may stand in line: all bytes but those in hand are here, and the stripes are shut.
+const WAITING: u64 = 1 << (AVAILABLE_BITS + PASSES_BITS);
+/// The first in line is to have its memory; nobody else may debit.
+const GRANT: u64 = WAITING << 1;
 /// The handle is gone: nobody can ask any more.
-pub(super) const GONE: u64 = 1 << 61;
-/// The head waiter is to have its memory; nobody else may debit.
-const GRANT: u64 = 1 << 62;
+pub(super) const GONE: u64 = GRANT << 1;
 /// Closed for new requests.
-pub(super) const CLOSED: u64 = 1 << 63;
+pub(super) const CLOSED: u64 = GONE << 1;
 
-/// The most that can wait at once.
-pub(super) const MAX_WAITERS: usize = WAITERS_MASK as usize;
+/// The most that may be let past one who is first in line.
+pub(super) const MAX_OVERTAKING: u32 = (1 << PASSES_BITS) - 1;
 
 /// A value of the word.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,12 +46,8 @@ impl Word {
         self.0 & AVAILABLE_MASK
     }
 
-    pub(super) fn waiters(self) -> usize {
-        (self.0 >> (AVAILABLE_BITS + TURN_BITS) & WAITERS_MASK) as usize
-    }
-
-    pub(super) fn turn(self) -> Ticket {
-        Ticket((self.0 >> AVAILABLE_BITS & TURN_MASK) as u32)
+    pub(super) fn waiting(self) -> bool {
+        self.0 & WAITING != 0
     }
 
     pub(super) fn closed(self) -> bool {
@@ -62,26 +62,62 @@ impl Word {
         self.0 & GONE != 0
     }
 
-    pub(super) fn debit(self, granules: u64) -> Self {
+    /// Whether a released buffer may stay with a stripe.
+    pub(super) fn quiet(self) -> bool {
+        self.0 & (WAITING | GONE | CLOSED) == 0
+    }
+
+    pub(super) fn passes(self) -> u32 {
+        ((self.0 & PASSES_MASK) >> AVAILABLE_BITS) as u32
+    }
+
+    fn debit(self, granules: u64) -> Self {
         debug_assert!(granules <= self.available());
         Self(self.0 - granules)
     }
 
-    pub(super) fn one_more_waiter(self) -> Self {
-        debug_assert!(self.waiters() < MAX_WAITERS);
-        Self(self.0 + WAITER_ONE)
+    fn next(self) -> Self {
+        // The topmost field: it wraps by itself.
+        Self(self.0.wrapping_add(SEQ_ONE))
+    }
+
+    /// What one who comes makes of it by taking `granules`, at most `overtaking` times past the first in line; `None` if he may not, or there is too little.
+    pub(super) fn taken(self, granules: u64, overtaking: u32) -> Option<Self> {
+        if self.available() < granules {
+            None
+        } else if !self.waiting() {
+            Some(self.debit(granules))
+        } else if self.granting() || self.passes() >= overtaking {
+            None
+        } else {
+            Some(Self(self.debit(granules).0 + PASS_ONE))
+        }
+    }
+
+    /// Somebody has joined the line.
+    pub(super) fn joined(self) -> Self {
+        Self(self.0 | WAITING).next()
     }
 
     pub(super) fn grant(self) -> Self {
         Self(self.0 | GRANT)
     }
 
-    /// The turn of the head waiter is over.
-    pub(super) fn next_turn(self) -> Self {
-        debug_assert!(self.waiters() > 0);
-        let turn = TURN_MASK << AVAILABLE_BITS;
-        let next = self.0.wrapping_add(TURN_ONE) & turn;
-        Self((self.0 & !(turn | GRANT) | next) - WAITER_ONE)
+    /// The turn of the first in line is over: it has its memory.
+    pub(super) fn served(self, granules: u64) -> Self {
+        debug_assert!(self.granting());
+        Self(self.debit(granules).0 & !(GRANT | PASSES_MASK)).next()
+    }
+
+    /// The turn of the first in line is over: it did not want its memory any more.
+    pub(super) fn skipped(self) -> Self {
+        Self(self.0 & !GRANT).next()
+    }
+
+    /// Nobody stands in line.
+    pub(super) fn rested(self) -> Self {
+        debug_assert!(!self.granting());
+        Self(self.0 & !(WAITING | PASSES_MASK)).next()
     }
 }
 
@@ -89,27 +125,13 @@ impl fmt::Debug for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Word")
             .field("available", &self.available())
-            .field("turn", &self.turn())
-            .field("waiters", &self.waiters())
+            .field("waiting", &self.waiting())
             .field("granting", &self.granting())
+            .field("passes", &self.passes())
+            .field("seq", &(self.0 / SEQ_ONE))
             .field("closed", &self.closed())
             .field("gone", &self.gone())
             .finish()
-    }
-}
-
-/// A waiter's number in the line. Wraps round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ticket(pub(super) u32);
-
-impl Ticket {
-    pub(super) fn next(self) -> Self {
-        Self((self.0 + 1) & TURN_MASK as u32)
-    }
-
-    /// The one whose next is `ticket`.
-    pub(super) fn before(ticket: Self) -> Self {
-        Self(ticket.0.wrapping_sub(1) & TURN_MASK as u32)
     }
 }
 
@@ -150,32 +172,50 @@ mod tests {
 
     #[test]
     fn fields_do_not_touch_each_other() {
-        let mut word = Word::new(AVAILABLE_MASK);
-        for turn in 0..=TURN_MASK {
-            assert_eq!(word.turn(), Ticket(turn as u32));
-            word = word.one_more_waiter().one_more_waiter().grant();
-            assert_eq!((word.waiters(), word.granting(), word.available()), (2, true, AVAILABLE_MASK));
-            let next = Ticket(turn as u32).next();
-            word = word.next_turn();
-            assert_eq!((word.turn(), word.waiters(), word.granting()), (next, 1, false));
-            word = Word(word.0 - WAITER_ONE);
+        let mut word = Word::new(AVAILABLE_MASK).joined();
+        for seq in 1..=1u64 << SEQ_BITS {
+            assert_eq!(word.0 / SEQ_ONE, seq % (1 << SEQ_BITS), "and round");
+            assert_eq!((word.available(), word.passes(), word.waiting()), (AVAILABLE_MASK, 0, true));
+            word = if seq % 2 == 0 { word.grant().served(0) } else { word.grant().skipped() };
+            assert!(!word.granting());
         }
-        assert_eq!(word.turn(), Ticket(0), "and round");
-        for flag in [GONE, GRANT, CLOSED] {
-            assert_eq!(Word(flag).waiters() + Word(flag).available() as usize, 0);
+        for flag in [GONE, GRANT, CLOSED, WAITING] {
+            assert_eq!((Word(flag).available(), Word(flag).passes(), Word(flag).0 / SEQ_ONE), (0, 0, 0));
         }
+        assert_eq!(
+            AVAILABLE_MASK | PASSES_MASK | WAITING | GRANT | GONE | CLOSED,
+            SEQ_ONE - 1,
+            "and nothing is left over"
+        );
+    }
+
+    #[test]
+    fn who_comes_late_passes_so_often_and_no_more() {
+        let word = Word::new(200).joined();
+        assert_eq!(word.taken(1, 0), None, "strict");
+        let mut passing = word;
+        for passes in 1..=MAX_OVERTAKING {
+            passing = passing.taken(2, MAX_OVERTAKING).expect("there is enough");
+            assert_eq!((passing.passes(), passing.available()), (passes, 200 - 2 * u64::from(passes)));
+        }
+        assert_eq!(passing.taken(1, MAX_OVERTAKING), None);
+        assert_eq!(word.taken(201, MAX_OVERTAKING), None);
+        assert_eq!(word.grant().taken(1, MAX_OVERTAKING), None, "granted to another");
+        let next = passing.grant().served(1);
+        assert_eq!((next.passes(), next.waiting()), (0, true), "the next in line has a count of its own");
+        assert_eq!(next.rested().taken(73, 0).map(Word::available), Some(0), "nobody is there to be passed");
     }
 
     #[test]
     fn granules_hold_every_total() {
-        for total in [0, 1, AVAILABLE_MASK, AVAILABLE_MASK + 1, 1 << 40, u64::MAX] {
+        for total in [0, 1, AVAILABLE_MASK, AVAILABLE_MASK + 1, 1 << 50, u64::MAX] {
             let granularity = Granularity::of(total);
             assert!(granularity.within(total) <= AVAILABLE_MASK);
             assert!(granularity.bytes(granularity.within(total)) <= total.max(1));
         }
-        let fine = Granularity::of(1 << 20);
-        assert_eq!((fine.around(0), fine.around(1), fine.around(100)), (1, 1, 100));
-        let coarse = Granularity::of(4 << 30);
+        let fine = Granularity::of(AVAILABLE_MASK);
+        assert_eq!((fine.around(0), fine.around(1), fine.around(100)), (1, 1, 100), "to the byte");
+        let coarse = Granularity::of(4 << AVAILABLE_BITS);
         assert_eq!((coarse.around(1), coarse.around(8), coarse.around(9)), (1, 1, 2));
     }
 }

@@ -29,6 +29,25 @@ thread_local! {
     static CHOICES: RefCell<Option<Rc<Choices>>> = const { RefCell::new(None) };
 }
 
+super::imp::thread_local! {
+    static ORDINAL: Cell<usize> = Cell::new(0);
+}
+
+/// Numbers the calling thread for [`ordinal`]. In a model every thread has the number 0 until it says otherwise, so that the numbers are those of the roles, whatever the order of spawns.
+pub fn be_numbered(ordinal: usize) {
+    ORDINAL.with(|own| own.set(ordinal));
+}
+
+/// The calling thread's number.
+pub fn ordinal() -> usize {
+    ORDINAL.try_with(Cell::get).unwrap_or(0)
+}
+
+/// How many threads can run at once: one, so that a model has no more of anything than it asks for.
+pub fn parallelism() -> usize {
+    1
+}
+
 /// What of a model is left to the checker, per execution.
 #[derive(Debug)]
 struct Choices {

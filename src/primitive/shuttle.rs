@@ -28,6 +28,7 @@ pub mod hint {
 
 /// Threads, as far as the core and its models need them.
 pub mod thread {
+    pub use crate::primitive::model::{ordinal, parallelism};
     pub use shuttle::thread::{Builder, JoinHandle, panicking, sleep, spawn, yield_now};
 }
 

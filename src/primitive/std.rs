@@ -77,6 +77,31 @@ pub mod thread {
     pub use std::thread::yield_now;
     pub use std::thread::{Builder, JoinHandle, panicking, sleep, spawn};
 
+    /// The calling thread's number: threads are numbered in the order in which they first ask.
+    #[inline]
+    pub fn ordinal() -> usize {
+        use std::cell::Cell;
+        use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+        const NONE: usize = usize::MAX;
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        std::thread_local! {
+            static OWN: Cell<usize> = const { Cell::new(NONE) };
+        }
+        let own = OWN.get();
+        if own != NONE {
+            return own;
+        }
+        // Relaxed: numbers need only differ.
+        OWN.set(NEXT.fetch_add(1, Relaxed));
+        OWN.get()
+    }
+
+    /// How many threads can run at once, as far as the system tells.
+    pub fn parallelism() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
     /// Gives the processor away; inside a simulation, a scheduling point.
     #[cfg(feature = "testing")]
     #[inline]

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{AcqRel, AtomicPool, AtomicPoolCore, Place, Relaxed, Turn, Waiter};
-use crate::pool::BufferPool;
+use super::wait::Turn;
+use super::{AcqRel, AtomicPool, AtomicPoolCore, Relaxed};
+use crate::pool::line::{Place, Waiter};
+use crate::pool::{BufferPool, PoolOptions};
 use crate::primitive::clock::SharedClock;
 use crate::primitive::epoch;
 
-/// A pool whose bytes are all charged, and who stands in its line.
+/// A strict pool whose bytes are all charged, and who stands in its line.
 #[allow(missing_debug_implementations)]
 pub struct Hand {
     pool: AtomicPool,
@@ -15,23 +17,24 @@ pub struct Hand {
 }
 
 impl Hand {
-    /// A pool of `total` bytes, all of them charged, and waiters for `needs`, linked in this order.
+    /// A pool of `total` bytes, all of them charged, and waiters for `needs`, in line in this order.
     ///
     /// # Panics
     /// Never: nobody else is there.
     pub fn new(total: u64, needs: &[u64], clock: SharedClock) -> Self {
-        let pool = AtomicPool::new(total, usize::MAX, clock);
+        let pool = AtomicPool::with_options(total, usize::MAX, clock, PoolOptions { overtaking: 0, stripes: 1 });
         let core = pool.core();
-        // AcqRel: as in `AtomicPoolCore::exchange`.
+        // AcqRel: as in `exchange`.
         core.word.fetch_sub(total, AcqRel);
         let line_up = |need: &u64| {
-            let word = core.load();
-            core.exchange(word, word.one_more_waiter(), "").expect("nobody else is there");
-            let waiter = Waiter::new(*need);
+            let waiter = Waiter::thread(*need);
             core.line.join(Place::of(waiter.clone()), &epoch::pin());
+            let word = core.load();
+            core.exchange(word, word.joined(), "").expect("nobody else is there");
             waiter
         };
         let waiters = needs.iter().map(line_up).collect();
+        core.shut_stripes();
         Self { pool, waiters }
     }
 
@@ -43,16 +46,18 @@ impl Hand {
 
     /// Ends the wait of one whose time is up; `false` if it was granted before.
     pub fn give_up(&self, waiter: usize) -> bool {
-        let mut turn = Turn { core: self.pool.core(), waiter: self.waiters[waiter].clone(), over: false };
+        let mut turn = Turn::new(self.pool.core(), self.waiters[waiter].clone());
+        let cancelled = turn.cancel();
+        // What it was granted is not this hand's to give back.
         turn.over = true;
-        turn.cancel()
+        cancelled
     }
 
-    /// Bytes available, callers counted, and where each wait has come to.
-    pub fn look(&self) -> (u64, usize, String) {
+    /// Bytes available, whether somebody waits, and where each wait has come to.
+    pub fn look(&self) -> (u64, bool, String) {
         let word = self.pool.core().load();
         let all: Vec<_> = self.waiters.iter().map(|waiter| format!("{:?}", waiter.progress())).collect();
-        (word.available(), word.waiters(), all.join(" "))
+        (word.available(), word.waiting(), all.join(" "))
     }
 
     /// The end: all bytes are back, whoever had them, so that the pool goes.

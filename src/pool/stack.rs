@@ -1,0 +1,471 @@
+//! The free lists: buffers of one size in a table of slots, and stacks over that table, without a lock.
+//!
+//! A slot is one buffer's place for as long as the pool has that buffer: it travels with the lease, so that to take a buffer is one exchange, and to give it back is one. A
+//! stack can be **shut**: who shuts it has all that was on it, and from then on nothing can be pushed until somebody opens it again.
+//!
+//! Source: R. K. Treiber, "Systems Programming: Coping with Parallelism" (1986); tags against reuse as in IBM's System/370 Principles of Operation.
+//!
+//! # State
+//! Head word of a stack: `{ SHUT 1 | tag 39 | top 24 }`; `top` is a slot's number plus one, 0 for empty. Link of a slot: `{ depth 32 | next 32 }`, how many slots there are from it
+//! down to the bottom, and the one below, plus one.
+//!
+//! | word | left by |
+//! |---|---|
+//! | a head | CAS, which adds 1 to the tag each time, also where nothing else changes |
+//! | a slot's link | a plain store by whoever is about to push it |
+//! | a slot's memory | whoever makes a buffer for it, or breaks one up |
+//!
+//! # Invariants
+//! - **SLOT-A** A slot is on one stack, or in the hands of one thread, or with one lease; only its holder touches its memory, and its link but for reading.
+//! - **SLOT-B** A tag does not come twice while somebody holds a stale head: that would take 2^39 exchanges inside one operation, nine minutes at 10^9 a second.
+//! - **SLOT-C** A slot on `idle` has no buffer, every other has one of the poolable size. A buffer with a slot is freed through its slot.
+//! - **SLOT-D** A stack that is shut is empty.
+//! - **SLOT-E** The link of a slot on a stack does not change: what was read of it under a head is so, if the head still is.
+//!
+//! # The race that looks dangerous
+//! ABA: a pop reads top = A and A's next = B, and is stopped; others pop A and B and push A again. Its CAS would make B, which somebody owns, the top. But each of
+//! their exchanges has changed the tag, so the CAS fails. Reading A's link meanwhile is harmless: it is an atomic, in a table that lives as long as the pool.
+//!
+//! # Linearization points, progress
+//! The successful CAS of the head; an empty pop: its load of the head. Lock-free: a CAS fails because another succeeded.
+
+use std::fmt;
+use std::ptr::NonNull;
+
+use crossbeam_utils::CachePadded;
+
+use super::Buffer;
+use crate::primitive::atomic::AtomicU64;
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::primitive::cell::UnsafeCell;
+use crate::primitive::step;
+
+const TOP_BITS: u32 = 24;
+const TOP_MASK: u64 = (1 << TOP_BITS) - 1;
+const SHUT: u64 = 1 << 63;
+
+/// Buffers that a pool recycles at most; further ones go back to the machine.
+const MAX_SLOTS: u64 = 1 << 18;
+
+/// A slot in somebody's hands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Slot(u32);
+
+impl Slot {
+    /// What a buffer's mark says of it: never 0.
+    pub(super) fn mark(&self) -> u32 {
+        self.0 + 1
+    }
+}
+
+/// Slots in somebody's hands, the first linked to the next and so on.
+#[derive(Debug)]
+pub(super) struct Chain {
+    top: u32,
+    pub(super) count: u32,
+    /// Whether its links are what they were on a stack of these and no others.
+    whole: bool,
+}
+
+pub(super) struct Entry {
+    link: AtomicU64,
+    memory: UnsafeCell<Option<NonNull<u8>>>,
+}
+
+// SAFETY: SLOT-A says who touches the cell; plain bytes are behind it.
+unsafe impl Send for Entry {}
+// SAFETY: as above.
+unsafe impl Sync for Entry {}
+
+/// The slots. A reference to it, as one to a head, may outlive, in the call that is its last, what it refers to: all of it is cells and atomics.
+pub(super) type Table = [Entry];
+
+/// A head word as somebody has seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head(u64);
+
+impl Head {
+    /// The slot on top.
+    fn top(self) -> Option<u32> {
+        ((self.0 & TOP_MASK) as u32).checked_sub(1)
+    }
+
+    /// The next head: the slot numbered `top - 1` on it, or none.
+    fn with_top(self, top: u64) -> Self {
+        let tag = (self.0 & !SHUT & !TOP_MASK).wrapping_add(1 << TOP_BITS) & !SHUT;
+        Self(tag | top)
+    }
+
+    pub(super) fn is_shut(self) -> bool {
+        self.0 & SHUT != 0
+    }
+}
+
+fn link(depth: u64, next: u64) -> u64 {
+    depth << 32 | next
+}
+
+fn depth_of(link: u64) -> u64 {
+    link >> 32
+}
+
+fn next_of(link: u64) -> u64 {
+    link & u64::from(u32::MAX)
+}
+
+/// How many slots are on a stack that has this head; so, if it still has.
+fn depth(table: &Table, head: Head) -> u64 {
+    // Relaxed: as in `Stack::pop`.
+    head.top().map_or(0, |top| depth_of(table[top as usize].link.load(Relaxed)))
+}
+
+/// A stack of slots.
+pub(super) struct Stack(AtomicU64);
+
+impl Stack {
+    pub(super) fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub(super) fn head(&self) -> Head {
+        // Acquire pairs with the Release of each exchange up to this head: the links of what is on it are seen, and what was done before it was shut.
+        Head(self.0.load(Acquire))
+    }
+
+    /// Takes the slot on top.
+    #[inline]
+    pub(super) fn pop(&self, table: &Table, at: &'static str) -> Option<Slot> {
+        // Acquire pairs with the Release half of the push that made this head: its slot's link and memory are seen. An older head fails the CAS.
+        let mut head = self.head();
+        loop {
+            let top = head.top()?;
+            // Relaxed: ordered by the Acquire of the head that it belongs to; if the slot has moved on, the CAS fails by the tag.
+            let next = next_of(table[top as usize].link.load(Relaxed));
+            step(at);
+            // Relaxed: the tag makes it the very head that was loaded. The next pop reads through our exchange, as through any, what the pushes before it
+            // released. Acquire on failure: as the load.
+            match self.0.compare_exchange_weak(head.0, head.with_top(next).0, Relaxed, Acquire) {
+                Ok(_) => return Some(Slot(top)),
+                Err(now) => head = Head(now),
+            }
+        }
+    }
+
+    /// Takes slots off the top: half of them, but no more than `most`, and none if there are no more than `leave`.
+    pub(super) fn pop_some(&self, table: &Table, most: u64, leave: u64, at: &'static str) -> Option<Chain> {
+        let mut head = self.head();
+        loop {
+            let top = head.top()?;
+            // Relaxed: as in `pop`; all that is read below is so if the CAS succeeds (SLOT-E).
+            let mut link = table[top as usize].link.load(Relaxed);
+            let depth = depth_of(link);
+            if depth <= leave {
+                return None;
+            }
+            let (mut count, wanted) = (1, most.min(depth.div_ceil(2)));
+            while count < wanted && next_of(link) != 0 {
+                link = table[next_of(link) as usize - 1].link.load(Relaxed);
+                count += 1;
+            }
+            step(at);
+            // Relaxed, Acquire on failure: as in `pop`.
+            match self.0.compare_exchange_weak(head.0, head.with_top(next_of(link)).0, Relaxed, Acquire) {
+                Ok(_) => return Some(Chain { top, count: count as u32, whole: false }),
+                Err(now) => head = Head(now),
+            }
+        }
+    }
+
+    /// Puts a slot on top, unless the stack is shut: then the head that says so, and nothing was touched.
+    #[inline]
+    pub(super) fn push(&self, table: &Table, slot: &Slot, at: &'static str) -> Result<(), Head> {
+        // Acquire: as in `head`; one who finds it shut goes by what was done before.
+        let mut head = self.head();
+        loop {
+            if head.is_shut() {
+                return Err(head);
+            }
+            match self.exchange_for(table, head, slot, at) {
+                Ok(()) => return Ok(()),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Opens the stack with the slot on it, if its head is still the one seen, shut and all.
+    pub(super) fn open(&self, table: &Table, seen: Head, slot: &Slot) -> bool {
+        debug_assert!(seen.is_shut() && seen.top().is_none(), "SLOT-D");
+        self.exchange_for(table, seen, slot, "stack.open").is_ok()
+    }
+
+    #[inline]
+    fn exchange_for(&self, table: &Table, head: Head, slot: &Slot, at: &'static str) -> Result<(), Head> {
+        // Relaxed: it is ours until the CAS, which releases it to whoever pops.
+        table[slot.0 as usize].link.store(link(depth(table, head) + 1, head.0 & TOP_MASK), Relaxed);
+        step(at);
+        // Release pairs with the Acquire of heads: link and memory are seen by who takes the slot, and so are those of the pushes below us, through our exchange.
+        // If another exchange comes first, ours fails. Acquire on failure: as the load of a head. Not to be touched after it: the pool may be gone (POOL-E).
+        match self.0.compare_exchange(head.0, head.with_top(u64::from(slot.mark())).0, Release, Acquire) {
+            Ok(_) => Ok(()),
+            Err(now) => Err(Head(now)),
+        }
+    }
+
+    /// Puts the slots of a chain on top, in its order, unless the stack is shut.
+    pub(super) fn push_chain(&self, table: &Table, chain: Chain, at: &'static str) -> Result<(), Chain> {
+        let mut head = self.head();
+        loop {
+            if head.is_shut() {
+                return Err(chain);
+            }
+            if !(chain.whole && head.top().is_none()) {
+                let (base, mut at) = (depth(table, head), u64::from(chain.top) + 1);
+                for depth in (1..=u64::from(chain.count)).rev() {
+                    let own = &table[at as usize - 1].link;
+                    // Relaxed, both: ours until the CAS.
+                    let next = if depth == 1 { head.0 & TOP_MASK } else { next_of(own.load(Relaxed)) };
+                    own.store(link(base + depth, next), Relaxed);
+                    at = next;
+                }
+            }
+            step(at);
+            // Release, Acquire on failure: as in `exchange_for`.
+            match self.0.compare_exchange(head.0, head.with_top(u64::from(chain.top) + 1).0, Release, Acquire) {
+                Ok(_) => return Ok(()),
+                Err(now) => head = Head(now),
+            }
+        }
+    }
+
+    /// Shuts the stack, and has what was on it. Changes the tag also of one that is shut: whoever was about to open it, having looked at the pool's word before, fails.
+    pub(super) fn shut(&self, table: &Table) -> Option<Chain> {
+        let mut head = self.head();
+        loop {
+            step("stack.shut");
+            // Acquire: as `head`, for what was on it. Release pairs with the Acquire of heads: who finds it shut sees what was done before.
+            match self.0.compare_exchange(head.0, head.with_top(0).0 | SHUT, AcqRel, Acquire) {
+                Ok(_) => break,
+                Err(now) => head = Head(now),
+            }
+        }
+        let count = depth(table, head) as u32;
+        head.top().map(|top| Chain { top, count, whole: true })
+    }
+}
+
+/// The table, and the two stacks that are no stripes.
+pub(super) struct Slots {
+    table: Box<[Entry]>,
+    /// Bytes of a buffer.
+    size: usize,
+    /// Slots with a buffer whose bytes are in the pool's word: memory kept warm, not budget.
+    warm: CachePadded<Stack>,
+    idle: CachePadded<Stack>,
+}
+
+impl Slots {
+    /// For at most `buffers` buffers of `size` bytes.
+    pub(super) fn new(buffers: u64, size: usize) -> Self {
+        let count = buffers.min(MAX_SLOTS);
+        // All idle, each on top of the one before it.
+        let table: Box<[Entry]> = (0..count)
+            .map(|below| Entry { link: AtomicU64::new(link(below + 1, below)), memory: UnsafeCell::new(None) })
+            .collect();
+        Self { table, size, warm: CachePadded::new(Stack::new()), idle: CachePadded::new(Stack(AtomicU64::new(count))) }
+    }
+
+    /// What stacks stand on.
+    #[inline]
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// How many slots are on a stack that has this head; so, if it still has.
+    pub(super) fn depth(&self, head: Head) -> u64 {
+        depth(&self.table, head)
+    }
+
+    /// The slot that a buffer's mark names.
+    ///
+    /// # Safety
+    /// The mark is that of a buffer of this pool, which the caller owns: the slot is his (SLOT-A).
+    pub(super) unsafe fn slot(mark: u32) -> Slot {
+        Slot(mark - 1)
+    }
+
+    /// The buffer of a slot that has one.
+    #[inline]
+    pub(super) fn buffer(&self, slot: &Slot) -> Buffer {
+        // SAFETY: SLOT-A: the slot is the caller's.
+        let memory = self.table[slot.0 as usize].memory.with(|memory| unsafe { *memory });
+        // SAFETY: SLOT-C: it is from `Buffer::zeroed(self.size)`, and nobody else's. LEASE-1.
+        unsafe { Buffer::of_slot(memory.expect("SLOT-C"), self.size, slot.mark()) }
+    }
+
+    /// A new buffer, zeroed; without a slot if there is none left. `None` if the machine has no memory.
+    pub(super) fn make(&self) -> Option<Buffer> {
+        let Some(slot) = self.idle.pop(&self.table, "slots.take-idle") else { return Buffer::zeroed(self.size) };
+        match Buffer::zeroed(self.size) {
+            Some(buffer) => {
+                // SAFETY: SLOT-A: our exchange took it off its stack.
+                self.table[slot.0 as usize].memory.with_mut(|memory| unsafe { *memory = Some(buffer.memory()) });
+                Some(self.buffer(&slot))
+            }
+            None => {
+                self.rest(&slot);
+                None
+            }
+        }
+    }
+
+    fn rest(&self, slot: &Slot) {
+        let never_shut = self.idle.push(&self.table, slot, "slots.give-idle");
+        debug_assert!(never_shut.is_ok());
+    }
+
+    /// Gives a slot's memory back to the machine.
+    pub(super) fn break_up(&self, slot: Slot) {
+        self.buffer(&slot).free();
+        // SAFETY: SLOT-A: the slot is the caller's.
+        self.table[slot.0 as usize].memory.with_mut(|memory| unsafe { *memory = None });
+        self.rest(&slot);
+    }
+
+    /// Keeps the buffers of these slots warm. Their bytes are not in the pool's word yet.
+    pub(super) fn keep(&self, chain: Chain) {
+        let never_shut = self.warm.push_chain(&self.table, chain, "slots.keep");
+        debug_assert!(never_shut.is_ok());
+    }
+
+    /// The same for one.
+    pub(super) fn keep_one(&self, slot: &Slot) {
+        let never_shut = self.warm.push(&self.table, slot, "slots.keep");
+        debug_assert!(never_shut.is_ok());
+    }
+
+    /// The buffer kept last, if there is one.
+    pub(super) fn take_warm(&self) -> Option<Slot> {
+        self.warm.pop(&self.table, "slots.take-warm")
+    }
+
+    /// How many buffers are kept warm.
+    pub(super) fn warm(&self) -> u64 {
+        self.depth(self.warm.head())
+    }
+
+    /// How many buffers are kept warm, and what `look` has found, both of one instant: none was kept or taken from before the one until after the other. Lock-free: it
+    /// looks again only if one was.
+    pub(super) fn warm_and<T>(&self, look: impl Fn() -> T) -> (u64, T) {
+        let mut before = self.warm.head();
+        loop {
+            let (count, found) = (self.depth(before), look());
+            step("slots.looked");
+            let now = self.warm.head();
+            if now == before {
+                return (count, found);
+            }
+            before = now;
+        }
+    }
+
+    /// The first slot of a chain, and the others.
+    pub(super) fn split(&self, Chain { top, count, .. }: Chain) -> (Slot, Option<Chain>) {
+        // Relaxed: ours.
+        let next = next_of(self.table[top as usize].link.load(Relaxed)) as u32;
+        (Slot(top), (count > 1).then(|| Chain { top: next - 1, count: count - 1, whole: false }))
+    }
+
+    /// Frees the buffers kept warm.
+    pub(super) fn drain(&self) {
+        while let Some(slot) = self.take_warm() {
+            self.break_up(slot);
+        }
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").field("warm", &self.warm()).field("slots", &self.table.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(any(crossbeam_loom, unlatched_shuttle))))]
+mod tests {
+    use super::*;
+
+    fn made(slots: &Slots) -> Slot {
+        let buffer = slots.make().unwrap();
+        // SAFETY: just made, and ours; `Buffer` does not free itself.
+        unsafe { Slots::slot(buffer.mark()) }
+    }
+
+    #[test]
+    fn last_in_first_out_and_a_shut_stack_takes_nothing() {
+        let (slots, stack) = (Slots::new(4, 8), Stack::new());
+        assert!(stack.pop(slots.table(), "").is_none());
+        let all: Vec<Slot> = (0..4).map(|_| made(&slots)).collect();
+        let beyond = slots.make().unwrap();
+        assert_eq!(beyond.mark(), 0, "no slot is left");
+        beyond.free();
+        for (slot, depth) in all.iter().zip(1..) {
+            assert!(stack.push(slots.table(), slot, "").is_ok());
+            assert_eq!(slots.depth(stack.head()), depth);
+        }
+        assert_eq!(stack.pop(slots.table(), "").as_ref(), all.last());
+        let seen = stack.head();
+        let chain = stack.shut(slots.table()).unwrap();
+        assert_eq!((chain.count, slots.depth(stack.head())), (3, 0));
+        let shut = stack.push(slots.table(), &all[3], "").unwrap_err();
+        assert!(shut.is_shut() && shut == stack.head() && shut != seen);
+        // Shut again: whoever has seen it before cannot open it.
+        assert!(stack.shut(slots.table()).is_none());
+        assert!(!stack.open(slots.table(), shut, &all[3]));
+        assert!(stack.open(slots.table(), stack.head(), &all[3]));
+        assert_eq!(slots.depth(stack.head()), 1);
+        // Onto one that has something: depths and links follow.
+        stack.push_chain(slots.table(), chain, "").unwrap();
+        assert_eq!(slots.depth(stack.head()), 4);
+        for (slot, depth) in [2, 1, 0, 3].into_iter().zip((0..4).rev()) {
+            assert_eq!(stack.pop(slots.table(), ""), Some(Slot(all[slot].0)));
+            assert_eq!(slots.depth(stack.head()), depth);
+        }
+        all.into_iter().for_each(|slot| slots.break_up(slot));
+        assert_eq!((0..4).map(|_| made(&slots)).map(|slot| slots.break_up(slot)).count(), 4);
+    }
+
+    #[test]
+    fn half_is_taken_and_no_more_than_asked() {
+        let (slots, stack) = (Slots::new(8, 8), Stack::new());
+        for _ in 0..8 {
+            stack.push(slots.table(), &made(&slots), "").unwrap();
+        }
+        let three = stack.pop_some(slots.table(), 3, 0, "").unwrap();
+        assert_eq!((three.count, slots.depth(stack.head())), (3, 5));
+        let (first, rest) = slots.split(three);
+        let rest = rest.unwrap();
+        assert_eq!(rest.count, 2);
+        slots.keep(rest);
+        assert_eq!(slots.warm(), 2);
+        let half = stack.pop_some(slots.table(), 100, 0, "").unwrap();
+        assert_eq!((half.count, slots.depth(stack.head())), (3, 2));
+        assert!(stack.pop_some(slots.table(), 100, 2, "").is_none(), "they are to be left");
+        slots.keep(half);
+        let one = stack.pop_some(slots.table(), 100, 1, "").unwrap();
+        assert_eq!(one.count, 1);
+        let (last, none) = slots.split(one);
+        assert!(none.is_none());
+        [first, last].into_iter().for_each(|slot| slots.break_up(slot));
+        while let Some(slot) = stack.pop(slots.table(), "") {
+            slots.break_up(slot);
+        }
+        assert_eq!(slots.warm(), 5);
+        slots.drain();
+        assert_eq!(slots.warm(), 0);
+    }
+}
