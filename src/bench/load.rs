@@ -207,7 +207,7 @@ pub(super) fn nanos(duration: Duration) -> u64 {
 }
 
 /// CPU time of this process.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
     let micros = |time: nix::sys::time::TimeVal| (time.tv_sec() * 1_000_000 + time.tv_usec()).cast_unsigned();
     Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))

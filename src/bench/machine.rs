@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::load::{histogram, nanos};
+use super::load::{cpu_time, histogram, nanos};
 use super::verdict::median;
 use crate::primitive::clock::{Clock, SystemClock};
 
@@ -108,4 +108,42 @@ fn two_threads() -> f64 {
     };
     let mut ratios = [(); 5].map(|()| 2.0 * took(1) / took(2));
     median(&mut ratios).unwrap_or(1.0)
+}
+
+/// How much of the machine others have had since a moment.
+#[derive(Debug)]
+pub(super) struct Meter(Option<Reading>);
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    /// CPU seconds of everybody, time that the host took included.
+    busy: f64,
+    /// The same, and what was idle.
+    all: f64,
+    own: f64,
+}
+
+impl Meter {
+    pub(super) fn start() -> Self {
+        Self(Reading::now())
+    }
+
+    /// The share of the processors that others have had, from 0 to 1, where the system tells: Linux. It counts in hundredths of a second, so it is worth something from a second on.
+    pub(super) fn others(&self) -> Option<f64> {
+        let (before, now) = (self.0?, Reading::now()?);
+        let (busy, all, own) = (now.busy - before.busy, now.all - before.all, now.own - before.own);
+        (all > 0.0).then(|| ((busy - own) / all).clamp(0.0, 1.0))
+    }
+}
+
+impl Reading {
+    fn now() -> Option<Self> {
+        let stat = std::fs::read_to_string("/proc/stat").ok()?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; what guests had is in user and nice.
+        let ticks: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
+        let ticks = ticks.get(..8)?;
+        let second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()?? as f64;
+        let all: f64 = ticks.iter().sum();
+        Some(Self { busy: (all - ticks[3] - ticks[4]) / second, all: all / second, own: cpu_time().as_secs_f64() })
+    }
 }

@@ -99,6 +99,14 @@ pub struct Task {
     pub tries: u32,
 }
 
+impl Task {
+    /// Measures by operations, for whoever wants it so: `ops` of one thread end the run.
+    #[must_use]
+    pub fn of_ops(threads: usize, ops: u64) -> Self {
+        Self { threads, ops, time: Duration::MAX, open: None, tries: 10 }
+    }
+}
+
 /// What one run has brought.
 #[derive(Debug)]
 pub struct Run {

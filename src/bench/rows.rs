@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::machine::Meter;
 use super::{Impl, Mode, Run, Scenario, Suite, Task};
 
 /// What is to be measured.
@@ -62,14 +63,21 @@ impl Plan {
         cells
     }
 
-    /// Runs a cell: each implementation once to warm up, then round after round, and calls `row` with each row. Stops between two runs when `go_on` says no; it is told who is next.
-    pub fn measure(&self, cell: &Cell<'_>, mut go_on: impl FnMut(&'static str, u32) -> bool, mut row: impl FnMut(Row)) {
+    /// Runs a cell: each implementation once to warm up, then round after round, and calls `row` with each row. Stops between two runs when `go_on` says no; it is told who is next. Gives back the share of
+    /// the processors that other programs had meanwhile, where the system tells.
+    pub fn measure(
+        &self,
+        cell: &Cell<'_>,
+        mut go_on: impl FnMut(&'static str, u32) -> bool,
+        mut row: impl FnMut(Row),
+    ) -> Option<f64> {
+        let meter = Meter::start();
         let tries = self.mode.tries().div_ceil(self.rounds);
         let task = Task { threads: cell.threads, ops: u64::MAX, time: self.run, open: Some(self.run / 3), tries };
         for round in 0..=self.rounds {
             for one in &cell.impls {
                 if !go_on(one.name, round) {
-                    return;
+                    return meter.others();
                 }
                 if round == 0 {
                     (one.run)(&Task { time: self.run / 4, open: None, tries: tries.min(5), ..task });
@@ -78,6 +86,7 @@ impl Plan {
                 }
             }
         }
+        meter.others()
     }
 
     fn row(&self, cell: &Cell<'_>, one: &Impl, round: u32, run: Run) -> Row {

@@ -21,6 +21,17 @@ pub enum Who {
     BestTail,
 }
 
+impl Who {
+    /// For a reader.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Named(name) => name,
+            Self::StrongestTwin => "strongest twin",
+            Self::BestTail => "twin with the best tail",
+        }
+    }
+}
+
 impl From<&'static str> for Who {
     fn from(name: &'static str) -> Self {
         Self::Named(name)
@@ -93,9 +104,9 @@ impl Comparison {
         Self { floor_from: threads, ..self }
     }
 
-    /// What came of it in a cell whose rows are `rows`; nothing where one of the two was not run, or has no such figure.
+    /// What came of it in a cell whose rows are `rows`, and in which others had that share of the processors; nothing where one of the two was not run, or has no such figure.
     #[must_use]
-    pub fn of(&self, rows: &[Row]) -> Option<Summary> {
+    pub fn of(&self, rows: &[Row], others: Option<f64>) -> Option<Summary> {
         let first = rows.first()?;
         let own = resolve(self.own, rows)?;
         let to = resolve(self.to, rows)?;
@@ -105,6 +116,8 @@ impl Comparison {
             threads: first.threads,
             record_bytes: first.record_bytes,
             name: own,
+            of: self.own.label(),
+            by: if self.metric == Metric::MaxOvertakes { "" } else { self.to.label() },
             metric: self.metric,
             ratio_to: (self.metric != Metric::MaxOvertakes).then_some(to),
             ratio_median: None,
@@ -114,6 +127,7 @@ impl Comparison {
             worst: None,
             floor: None,
             met: None,
+            others,
         };
         if self.metric == Metric::MaxOvertakes {
             let own: Vec<&Row> = rows.iter().filter(|row| row.name == own).collect();
@@ -195,6 +209,12 @@ pub struct Summary {
     /// Whose figure it is.
     #[serde(rename = "impl")]
     pub name: &'static str,
+    /// Whose, as it was asked for.
+    #[serde(skip)]
+    pub of: &'static str,
+    /// By whose it is divided, as it was asked for.
+    #[serde(skip)]
+    pub by: &'static str,
     /// Which.
     pub metric: Metric,
     /// By whose it is divided.
@@ -213,4 +233,6 @@ pub struct Summary {
     pub floor: Option<f64>,
     /// Whether it came true.
     pub met: Option<bool>,
+    /// The share of the processors that other programs had while the cell was measured, from 0 to 1. More than some hundredths spoil the figures.
+    pub others: Option<f64>,
 }

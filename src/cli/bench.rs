@@ -18,6 +18,7 @@ use crate::bench::machine::Machine;
 use crate::bench::rows::{Cell, Plan, Row};
 use crate::bench::verdict::{Metric, Summary};
 use crate::bench::{Mode, Scenario, Suite};
+use crate::primitive::clock::{Clock, SystemClock};
 
 /// Runs the suites, prints their tables, writes rows as they come.
 pub(super) fn run(args: &BenchArgs) -> Result<ExitCode> {
@@ -37,6 +38,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     let mut lines = Lines::create(args)?;
     let stop = Stop::on_signal();
+    let clock = SystemClock::new();
     let machine = Machine::look();
     lines.write(&machine)?;
     if machine.busy {
@@ -54,7 +56,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode> {
 
     let bar = progress_bar(cells.iter().map(|cell| cell.impls.len() as u64 * u64::from(plan.rounds + 1)).sum());
     let mut failed = None;
-    let mut measured: Vec<Vec<Row>> = Vec::new();
+    let begin = clock.now();
+    let mut measured: Vec<Measured> = Vec::new();
     for cell in &cells {
         let mut rows = Vec::new();
         let go_on = |name: &str, round: u32| {
@@ -65,11 +68,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode> {
             bar.inc(1);
             !stop.asked()
         };
-        plan.measure(cell, go_on, |row| {
+        let others = plan.measure(cell, go_on, |row| {
             failed = failed.take().or(lines.write(&row).err());
             rows.push(row);
         });
-        measured.push(rows);
+        measured.push(Measured { rows, others });
         if stop.asked() || failed.is_some() {
             break;
         }
@@ -79,11 +82,13 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode> {
         return Err(error);
     }
     let mut summaries = Vec::new();
-    for (cell, rows) in cells.iter().zip(&measured) {
-        summaries.extend(cell.scenario.comparisons.iter().filter_map(|comparison| comparison.of(rows)));
+    for (cell, Measured { rows, others }) in cells.iter().zip(&measured) {
+        summaries.extend(cell.scenario.comparisons.iter().filter_map(|comparison| comparison.of(rows, *others)));
     }
     summaries.iter().try_for_each(|summary| lines.write(summary))?;
-    let text = text(&machine, &plan, &measured, &summaries);
+    let took = clock.now().saturating_since(begin);
+    let text = text(&machine, &measured, &summaries)
+        + &format!("{} mode, {} rounds, {:.0} s\n", mode.name(), plan.rounds, took.as_secs_f64());
     let printed = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     super::has_reader(printed).context("cannot write to standard output")?;
     Ok(if stop.asked() {
@@ -123,8 +128,18 @@ fn progress_bar(runs: u64) -> ProgressBar {
     bar
 }
 
+/// A cell, measured.
+struct Measured {
+    rows: Vec<Row>,
+    /// The share of the processors that others had.
+    others: Option<f64>,
+}
+
+/// Others' share from which on a cell's figures are named as spoilt.
+const SPOILT: f64 = 0.05;
+
 /// A table of rates for each scenario, and the verdicts.
-fn text(machine: &Machine, plan: &Plan, measured: &[Vec<Row>], summaries: &[Summary]) -> String {
+fn text(machine: &Machine, measured: &[Measured], summaries: &[Summary]) -> String {
     let mut text = format!(
         "{}, {} cores, {}; idle loop p99.99 {}, max {}; two threads do {:.2} x one's arithmetic{}\n",
         machine.machine.as_deref().unwrap_or(machine.arch),
@@ -135,28 +150,29 @@ fn text(machine: &Machine, plan: &Plan, measured: &[Vec<Row>], summaries: &[Summ
         machine.two_threads,
         if machine.busy { ": busy" } else { "" },
     );
-    let mut done: Vec<(&str, &str, Option<usize>)> = Vec::new();
-    for first in measured.iter().filter_map(|rows| rows.first()) {
-        let scenario = (first.suite, first.scenario, first.record_bytes);
-        if done.contains(&scenario) {
-            continue;
-        }
-        done.push(scenario);
-        let cells: Vec<&[Row]> = measured
-            .iter()
-            .filter(|rows| rows.first().is_some_and(|row| (row.suite, row.scenario, row.record_bytes) == scenario))
-            .map(Vec::as_slice)
-            .collect();
-        let bytes = first.record_bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
-        text += &format!("\n{} {}{bytes}: operations a second and p99.99 by threads\n", first.suite, first.scenario);
-        text += &format!("{}\n", rates(&cells));
+    let scenario = |row: &Row| (row.suite, row.scenario, row.record_bytes);
+    let rows: Vec<&[Row]> = measured.iter().map(|cell| &cell.rows[..]).filter(|rows| !rows.is_empty()).collect();
+    for cells in rows.chunk_by(|one, next| scenario(&one[0]) == scenario(&next[0])) {
+        let (suite, name, bytes) = scenario(&cells[0][0]);
+        let bytes = bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
+        text += &format!("\n{suite} {name}{bytes}: operations a second and p99.99 by threads\n{}\n", rates(cells));
     }
     if !summaries.is_empty() {
-        text += "\nratios of a round, the median over the rounds; floors are read by people and gate nothing\n";
+        text += "\nRatios of a round by threads: the median over the rounds, and the spread. Floors are read by people and gate nothing.\n";
         text += &format!("{}\n", verdicts(summaries));
         let judged: Vec<bool> = summaries.iter().filter_map(|summary| summary.met).collect();
-        let met = judged.iter().filter(|met| **met).count();
-        text += &format!("{met} of {} floors met, {} rounds, {}\n", judged.len(), plan.rounds, plan.mode.name());
+        text += &format!("{} of {} floors met\n", judged.iter().filter(|met| **met).count(), judged.len());
+    }
+    let spoilt: Vec<String> = measured
+        .iter()
+        .filter_map(|cell| Some((cell.rows.first()?, cell.others.filter(|others| *others > SPOILT)?)))
+        .map(|(row, others)| format!("{} {}/{} ({:.0} %)", row.suite, row.scenario, row.threads, others * 100.0))
+        .collect();
+    if !spoilt.is_empty() {
+        text += &format!(
+            "spoilt by what else ran, with its share of the processors; take them again: {}\n",
+            spoilt.join(", ")
+        );
     }
     text
 }
@@ -205,31 +221,56 @@ fn rate_text(rate: f64) -> String {
     if rate >= 1e6 { format!("{:.1} M", rate / 1e6) } else { format!("{:.1} k", rate / 1e3) }
 }
 
+/// Comparisons down, threads across.
 fn verdicts(summaries: &[Summary]) -> Table {
-    let header = ["scenario", "threads", "of", "what", "by", "median", "q1", "min", "max", "floor", ""];
-    let mut table = table(header.map(str::to_owned));
+    let mut threads: Vec<usize> = summaries.iter().map(|summary| summary.threads).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    let mut table = table(
+        ["scenario", "of", "what", "by", "floor"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(threads.iter().map(ToString::to_string)),
+    );
+    let key = |one: &Summary| (one.suite, one.scenario, one.record_bytes, one.of, one.metric, one.by);
+    let mut keys: Vec<_> = Vec::new();
     for summary in summaries {
-        let ratio = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}"));
-        let bytes = summary.record_bytes.map_or_else(String::new, |bytes| format!(" {bytes} B"));
-        let (what, sign) = match summary.metric {
+        if !keys.contains(&key(summary)) {
+            keys.push(key(summary));
+        }
+    }
+    for row in keys {
+        let (suite, scenario, bytes, of, metric, by) = row;
+        let own: Vec<&Summary> = summaries.iter().filter(|summary| key(summary) == row).collect();
+        let bytes = bytes.map_or_else(String::new, |bytes| format!(" {bytes} B"));
+        let (what, sign) = match metric {
             Metric::OpsPerS => ("rate", "≥"),
             Metric::P9999Ns => ("p99.99", "≤"),
             Metric::MaxOvertakes => ("overtakes", "≤"),
         };
-        table.add_row([
-            format!("{} {}{bytes}", summary.suite, summary.scenario),
-            summary.threads.to_string(),
-            summary.name.to_owned(),
-            what.to_owned(),
-            summary.ratio_to.unwrap_or_default().to_owned(),
-            summary.worst.map_or_else(|| ratio(summary.ratio_median), |worst| worst.to_string()),
-            ratio(summary.ratio_q1),
-            ratio(summary.ratio_min),
-            ratio(summary.ratio_max),
-            summary.floor.map_or_else(String::new, |floor| format!("{sign} {floor}")),
-            summary.met.map_or("", |met| if met { "met" } else { "missed" }).to_owned(),
-        ]);
+        let mut floors: Vec<String> =
+            own.iter().filter_map(|summary| summary.floor).map(|floor| floor.to_string()).collect();
+        floors.dedup();
+        let floor = if floors.is_empty() { String::new() } else { format!("{sign} {}", floors.join(", ")) };
+        let cell = |threads: &usize| {
+            own.iter().find(|summary| summary.threads == *threads).map_or_else(String::new, |summary| verdict(summary))
+        };
+        let fixed = [format!("{suite} {scenario}{bytes}"), of.to_owned(), what.to_owned(), by.to_owned(), floor];
+        table.add_row(fixed.into_iter().chain(threads.iter().map(cell)));
     }
     right(&mut table, 5);
     table
+}
+
+fn verdict(summary: &Summary) -> String {
+    let ratio = |ratio: f64| if ratio < 10.0 { format!("{ratio:.2}") } else { format!("{ratio:.0}") };
+    let figure = match (summary.worst, summary.ratio_median, summary.ratio_min, summary.ratio_max) {
+        (Some(worst), ..) => worst.to_string(),
+        (_, Some(median), Some(least), Some(most)) => {
+            format!("{} ({} to {})", ratio(median), ratio(least), ratio(most))
+        }
+        _ => String::new(),
+    };
+    let mark = summary.met.map_or("", |met| if met { " met" } else { " MISSED" });
+    format!("{figure}{mark}")
 }
