@@ -1,39 +1,7 @@
-//! Allocate and free. `cargo bench --bench pool`: criterion, with plots in `target/criterion`.
-//! `cargo bench --bench pool -- --rows [ROUNDS]`: JSON lines and the ratio of each core to the bare minimum, rounds interleaved.
+//! Allocate and free, as `unlatched bench --suite pool` does it. `cargo bench --bench pool`: criterion, with plots in `target/criterion`.
 
-#![allow(missing_docs, clippy::disallowed_types)]
-
-mod workload;
-
-use criterion::{BenchmarkId, Criterion, Throughput};
+mod suite;
 
 fn main() {
-    if let Some(rounds) = workload::rows::wanted() {
-        workload::rows::print(
-            "pool",
-            "ample",
-            &workload::pool::ample(),
-            &[1, 2, 4, 8],
-            rounds,
-            4_000_000,
-            "bare-parking-lot",
-        );
-        return;
-    }
-    let mut criterion = Criterion::default().configure_from_args().sample_size(10);
-    let mut group = criterion.benchmark_group("pool/ample/16KiB");
-    group.throughput(Throughput::Elements(1));
-    for row in workload::pool::ample() {
-        for threads in [1, 2, 4, 8] {
-            group.bench_function(BenchmarkId::new(row.name, threads), |bencher| {
-                // Criterion asks for an elapsed time for `iterations` operations in all.
-                bencher.iter_custom(|iterations| {
-                    let run = (row.run)(threads, iterations.div_ceil(threads as u64));
-                    run.elapsed.mul_f64(iterations as f64 / run.ops as f64)
-                });
-            });
-        }
-    }
-    group.finish();
-    criterion.final_summary();
+    suite::run("pool");
 }

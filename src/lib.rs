@@ -63,6 +63,9 @@
 
 pub mod accumulator;
 pub mod batch;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod bench;
 pub mod broker;
 #[cfg(feature = "cli")]
 #[doc(hidden)]

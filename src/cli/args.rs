@@ -17,6 +17,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::bench::{Mode, Suite, suite};
+
 use super::input::{Column, Header, Options, Records, Source};
 pub use values::{CORES, Core, CoreChoice, CoreError, CoreInfo, TopicError, find_core, validate_topic};
 
@@ -48,6 +50,10 @@ pub enum Command {
     /// Prints the values only. Records of one partition come in the order in which they were sent; partitions come one
     /// after the other.
     Consume(ConsumeArgs),
+    /// Measure parts of the path, each implementation beside the others.
+    ///
+    /// Rounds are interleaved, what counts is the median of a round's ratios. Ends with a table of rates and one of verdicts; a missed floor fails nothing.
+    Bench(BenchArgs),
 }
 
 /// Sizes and times of a producer, as in Kafka's configuration.
@@ -184,6 +190,66 @@ pub struct ConsumeArgs {
     pub partition: Option<i32>,
 }
 
+/// What `bench` is told.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub struct BenchArgs {
+    /// Suite to run; may be given several times.
+    #[arg(long, value_name = "NAME", required = true, value_parser = values::suite(), long_help = values::suite_help())]
+    pub suite: Vec<String>,
+    /// Every scenario and number of threads, but little time for each: under a minute a suite.
+    #[arg(long)]
+    pub quick: bool,
+    /// Write a line of JSON for the machine, for each run and for each comparison to this file, as they come; what it held is lost.
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+    /// Only these scenarios.
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub scenario: Vec<String>,
+    /// Only these numbers of threads, 1 to 1024. Scenarios that take any number are run with these.
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = values::threads, allow_negative_numbers = true)]
+    pub threads: Vec<usize>,
+    /// Only these implementations.
+    #[arg(long = "impl", value_name = "NAME", num_args = 1..)]
+    pub implementation: Vec<String>,
+    /// Number of times each implementation is run in a cell, 1 to 1000; they take turns. Default: 5, or 3 if --quick.
+    #[arg(long, value_name = "R", value_parser = values::rounds, allow_negative_numbers = true)]
+    pub rounds: Option<u32>,
+    /// Time of one run in seconds, without its pass on a schedule. Default: 0.16, or 0.05 if --quick.
+    #[arg(long, value_name = "S", value_parser = values::seconds, allow_negative_numbers = true)]
+    pub run_seconds: Option<f64>,
+}
+
+impl BenchArgs {
+    /// The suites, each once, in the order in which they were asked for.
+    pub fn suites(&self) -> impl Iterator<Item = &'static Suite> {
+        let again = |at: usize| self.suite[..at].contains(&self.suite[at]);
+        self.suite.iter().enumerate().filter(move |(at, _)| !again(*at)).filter_map(|(_, name)| suite(name))
+    }
+
+    /// That what is asked for by name is there.
+    fn check(&self) -> Result<(), String> {
+        let scenarios: Vec<_> = self.suites().flat_map(|suite| (suite.scenarios)(Mode::Full)).collect();
+        let known = |what: &str, asked: &[String], names: Vec<&str>| {
+            let mut known: Vec<&str> = Vec::new();
+            names.into_iter().for_each(|name| {
+                if !known.contains(&name) {
+                    known.push(name);
+                }
+            });
+            match asked.iter().find(|name| !known.contains(&name.as_str())) {
+                Some(name) => {
+                    let name: String = name.chars().filter(|c| !c.is_control()).take(40).collect();
+                    Err(format!("no {what} {name:?} in {}; there are {}", self.suite.join(", "), known.join(", ")))
+                }
+                None => Ok(()),
+            }
+        };
+        known("scenario", &self.scenario, scenarios.iter().map(|scenario| scenario.name).collect())?;
+        let impls = scenarios.iter().flat_map(|scenario| scenario.impls.iter().map(|one| one.name)).collect();
+        known("implementation", &self.implementation, impls)
+    }
+}
+
 impl Default for CompareArgs {
     /// What `unlatched compare` without arguments means.
     fn default() -> Self {
@@ -301,9 +367,12 @@ where
 {
     let cli = Cli::try_parse_from(args).map_err(|error| exit(&error))?;
     let command = cli.command.unwrap_or_else(|| Command::Compare(CompareArgs::default()));
-    if let Command::Compare(args) = &command {
-        args.check().map_err(|text| Exit { text: format!("error: {text}"), status: 2 })?;
-    }
+    let checked = match &command {
+        Command::Compare(args) => args.check(),
+        Command::Bench(args) => args.check(),
+        Command::Produce(_) | Command::Consume(_) => Ok(()),
+    };
+    checked.map_err(|text| Exit { text: format!("error: {text}"), status: 2 })?;
     Ok(command)
 }
 

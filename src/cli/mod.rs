@@ -2,6 +2,7 @@
 //!
 //! Part of the program, not of the library's public surface: nothing here is covered by its version number.
 pub mod args;
+mod bench;
 pub mod check;
 mod child;
 mod compare;
@@ -47,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     done.unwrap_or_else(|error| {
         note(format_args!("error: {}", told(&error)));

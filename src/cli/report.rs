@@ -215,7 +215,7 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 /// A time with a unit that leaves it three digits or so.
-fn nanos(nanos: u64) -> String {
+pub(super) fn nanos(nanos: u64) -> String {
     match nanos {
         0..10_000 => format!("{nanos} ns"),
         10_000..10_000_000 => format!("{:.1} us", nanos as f64 / 1e3),

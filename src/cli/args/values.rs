@@ -4,7 +4,10 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValuesParser;
 use serde::{Deserialize, Serialize};
+
+use crate::bench::SUITES;
 
 /// An implementation of the producer's memory path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,6 +129,20 @@ pub(super) fn core_long_help(all: bool) -> String {
     }
     if all {
         help.push_str("\n- all: one after the other");
+    }
+    help
+}
+
+/// The name of a suite.
+pub(super) fn suite() -> PossibleValuesParser {
+    PossibleValuesParser::new(SUITES.iter().map(|suite| suite.name))
+}
+
+/// The suites for a help text, a line each.
+pub(super) fn suite_help() -> String {
+    let mut help = "Suite to run; may be given several times:".to_owned();
+    for suite in SUITES {
+        help.push_str(&format!("\n- {}: {}", suite.name, suite.about));
     }
     help
 }

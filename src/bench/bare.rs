@@ -1,22 +1,23 @@
 //! The least that such a thing costs: a `parking_lot` mutex around a deque of vectors, and a copy. No format, no futures, no budget, no waiting.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use parking_lot::Mutex;
 
 /// What a batch or a buffer holds, in bytes.
-pub const BATCH: usize = 16 << 10;
+pub(super) const BATCH: usize = 16 << 10;
 
 /// Appends by copying; full vectors are taken from the front and come back empty.
 #[derive(Default)]
-pub struct BareAppend {
+pub(super) struct BareAppend {
     queue: Mutex<VecDeque<Vec<u8>>>,
     spare: Mutex<Vec<Vec<u8>>>,
 }
 
 impl BareAppend {
     #[inline]
-    pub fn append(&self, record: &[u8]) {
+    pub(super) fn append(&self, record: &[u8]) {
         let mut queue = self.queue.lock();
         match queue.back_mut() {
             Some(tail) if tail.len() + record.len() <= BATCH => tail.extend_from_slice(record),
@@ -29,12 +30,12 @@ impl BareAppend {
     }
 
     /// Takes a full vector.
-    pub fn pop(&self) -> Option<Vec<u8>> {
+    pub(super) fn pop(&self) -> Option<Vec<u8>> {
         let mut queue = self.queue.lock();
         if queue.len() > 1 { queue.pop_front() } else { None }
     }
 
-    pub fn give_back(&self, mut vector: Vec<u8>) {
+    pub(super) fn give_back(&self, mut vector: Vec<u8>) {
         vector.clear();
         self.spare.lock().push(vector);
     }
@@ -42,16 +43,25 @@ impl BareAppend {
 
 /// Buffers from a deque under one lock.
 #[derive(Default)]
-pub struct BarePool(Mutex<VecDeque<Vec<u8>>>);
+pub(super) struct BarePool(Mutex<VecDeque<Vec<u8>>>);
+
+/// A buffer of [`BarePool`], given back by drop.
+pub(super) struct BareLease<'p> {
+    pub(super) bytes: Vec<u8>,
+    pool: &'p BarePool,
+}
 
 impl BarePool {
     #[inline]
-    pub fn allocate(&self) -> Vec<u8> {
-        self.0.lock().pop_front().unwrap_or_else(|| vec![0; BATCH])
+    pub(super) fn allocate(&self) -> BareLease<'_> {
+        let recycled = self.0.lock().pop_front();
+        BareLease { bytes: recycled.unwrap_or_else(|| vec![0; BATCH]), pool: self }
     }
+}
 
+impl Drop for BareLease<'_> {
     #[inline]
-    pub fn free(&self, vector: Vec<u8>) {
-        self.0.lock().push_back(vector);
+    fn drop(&mut self) {
+        self.pool.0.lock().push_back(mem::take(&mut self.bytes));
     }
 }
