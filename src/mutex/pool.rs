@@ -264,17 +264,18 @@ unsafe impl<F: LockFamily> Release for PoolCore<F> {
     #[inline]
     fn way_back(&self) -> WayBack {
         // SAFETY: `WayBack` and MPOOL-1.
-        |pool, buffer, charged| unsafe { pool.cast::<Self>().as_ref() }.release(buffer, charged)
+        |pool, buffer| unsafe { pool.cast::<Self>().as_ref() }.release(buffer)
     }
 }
 
 impl<F: LockFamily> PoolCore<F> {
     #[inline]
-    fn release(&self, buffer: Buffer, charged: usize) -> Released {
+    fn release(&self, buffer: Buffer) -> Released {
+        let charged = buffer.capacity();
         let mut state = self.state.lock();
         state.end_lease(charged);
         // POOL-14. After the handle is gone nobody can ask again: memory need not be kept.
-        if charged == self.poolable && buffer.capacity() == charged && !state.handle_gone {
+        if charged == self.poolable && !state.handle_gone {
             state.free.push_back(buffer);
             // As in `credit`.
             let head = state.head();
@@ -330,7 +331,7 @@ impl<F: LockFamily> BufferPool for MutexPool<F> {
             drop(state);
             wake(next);
             // SAFETY: as below.
-            return Ok(unsafe { Lease::new(buffer, size, self.0) });
+            return Ok(unsafe { Lease::new(buffer, self.0) });
         }
         let buffer = match core.reserve(state, size, max_block)? {
             Some(buffer) => buffer,
@@ -346,7 +347,7 @@ impl<F: LockFamily> BufferPool for MutexPool<F> {
             },
         };
         // SAFETY: the core came from a box and has booked the lease; MPOOL-1 and MPOOL-2.
-        Ok(unsafe { Lease::new(buffer, size, self.0) })
+        Ok(unsafe { Lease::new(buffer, self.0) })
     }
 
     fn queued(&self) -> usize {

@@ -358,7 +358,7 @@ impl AtomicPoolCore {
     /// # Safety
     /// As [`WayBack`]'s.
     #[inline]
-    unsafe fn take_back(pool: NonNull<()>, buffer: Buffer, charged: usize) -> Released {
+    unsafe fn take_back(pool: NonNull<()>, buffer: Buffer) -> Released {
         let this = pool.cast::<Self>();
         if buffer.mark() != 0 {
             // SAFETY: POOL-E: what is charged to the lease is not back. The references are to what may outlive, in the call that is its last, what it refers to: cells and atomics.
@@ -372,10 +372,10 @@ impl AtomicPoolCore {
             // SAFETY: the lease's own.
             return unsafe { Self::take_back_among_waiters(this, slot) };
         }
+        // SAFETY: POOL-E: what is charged to the lease is not available.
+        let granules = unsafe { this.as_ref() }.granules(buffer.capacity());
         // Before the credit: memory that was not freed yet must not be promised to others.
         buffer.free();
-        // SAFETY: POOL-E: what is charged to the lease is not available.
-        let granules = unsafe { this.as_ref() }.granules(charged);
         // SAFETY: the lease's own.
         unsafe { Self::credit_and_retire(this, granules) }
     }
@@ -396,7 +396,7 @@ impl AtomicPoolCore {
                 step("pool.open");
                 if word.gone() {
                     // Nobody can ask again: memory need not be kept.
-                    core.slots.break_up(slot);
+                    core.slots.break_up(slot, thread::ordinal());
                     break;
                 }
                 if !word.quiet() {
@@ -439,7 +439,7 @@ impl AtomicPoolCore {
                 return;
             }
             let Some(slot) = self.slots.take_warm() else { return };
-            self.slots.break_up(slot);
+            self.slots.break_up(slot, thread::ordinal());
         }
     }
 
@@ -455,7 +455,7 @@ impl AtomicPoolCore {
                 return Some(self.slots.buffer(&slot));
             }
             self.make_room();
-            return self.slots.make();
+            return self.slots.make(thread::ordinal());
         }
         self.make_room();
         Buffer::zeroed(size)
@@ -529,7 +529,7 @@ impl AtomicPool {
         let granularity = Granularity::of(total);
         let core = Box::new(AtomicPoolCore {
             stripes: (0..stripes).map(|_| CachePadded::new(Stack::new())).collect(),
-            slots: Slots::new(total / (poolable as u64).max(1), poolable),
+            slots: Slots::new(total / (poolable as u64).max(1), poolable, stripes),
             poolable,
             word: CachePadded::new(AtomicU64::new(Word::new(granularity.within(total)).0)),
             line: Line::new(),
@@ -551,9 +551,9 @@ impl AtomicPool {
     }
 
     #[inline]
-    fn lease(&self, buffer: Buffer, size: usize) -> Lease<AtomicPoolCore> {
+    fn lease(&self, buffer: Buffer) -> Lease<AtomicPoolCore> {
         // SAFETY: the core came from a box; the lease's bytes, at least one granule, are neither in the word nor on a stripe; POOL-E.
-        unsafe { Lease::new(buffer, size, self.0) }
+        unsafe { Lease::new(buffer, self.0) }
     }
 
     /// The lease on what was found.
@@ -568,7 +568,7 @@ impl AtomicPool {
             unsafe { AtomicPoolCore::credit(self.0, core.granules(size)) };
             return Err(PoolError::OutOfMemory { requested: size });
         };
-        Ok(self.lease(buffer, size))
+        Ok(self.lease(buffer))
     }
 
     /// [`BufferPool::allocate`] that calls `waiting` once the caller stands in line and before it sleeps: whoever can free memory may want to know (ACC-21). Not pinned.
@@ -586,7 +586,7 @@ impl AtomicPool {
         if size == core.poolable
             && let Some(slot) = core.own().pop(core.slots.table(), "pool.pop")
         {
-            return Ok(self.lease(core.slots.buffer(&slot), size));
+            return Ok(self.lease(core.slots.buffer(&slot)));
         }
         self.allocate_elsewhere(size, max_block, waiting)
     }

@@ -100,14 +100,14 @@ pub unsafe trait Release: Send + Sync {
     fn way_back(&self) -> WayBack;
 }
 
-/// Takes back, for the pool at the address, a buffer for which so many bytes of the budget were charged (POOL-14, POOL-15).
+/// Takes back, for the pool at the address, a buffer: what was charged for it is its capacity (POOL-14, POOL-15).
 ///
 /// A function and not a method: the pool may be freed by another while this runs, as soon as it has booked the bytes, which a reference that lives as long as the
 /// call must not see; and it may be freed in here, which a pointer made of a shared reference must not do.
 ///
 /// # Safety
-/// The address is that of a live lease's pool, as it came from `Box::into_raw`, and of the kind that has given this function; buffer and charge are that lease's, which is used up by this.
-pub type WayBack = unsafe fn(NonNull<()>, Buffer, usize) -> Released;
+/// The address is that of a live lease's pool, as it came from `Box::into_raw`, and of the kind that has given this function; the buffer is that lease's, which is used up by this.
+pub type WayBack = unsafe fn(NonNull<()>, Buffer) -> Released;
 
 /// An owned buffer of a pool, given back by drop.
 ///
@@ -130,7 +130,6 @@ pub type WayBack = unsafe fn(NonNull<()>, Buffer, usize) -> Released;
 /// ```
 pub struct Lease<P: Release + ?Sized + 'static = dyn Release> {
     buffer: ManuallyDrop<Buffer>,
-    charged: usize,
     pool: NonNull<P>,
 }
 
@@ -140,13 +139,13 @@ unsafe impl<P: Release + ?Sized> Send for Lease<P> {}
 unsafe impl<P: Release + ?Sized> Sync for Lease<P> {}
 
 impl<P: Release + 'static> Lease<P> {
-    /// A lease on `buffer`, charged with `charged` bytes of `pool`'s budget.
+    /// A lease on `buffer`, whose capacity is what `pool`'s budget was charged with.
     ///
     /// # Safety
     /// `pool` came from `Box::into_raw`, has counted this lease, and keeps LEASE-2 and LEASE-3 for it.
     #[inline]
-    pub unsafe fn new(buffer: Buffer, charged: usize, pool: NonNull<P>) -> Self {
-        Self { buffer: ManuallyDrop::new(buffer), charged, pool }
+    pub unsafe fn new(buffer: Buffer, pool: NonNull<P>) -> Self {
+        Self { buffer: ManuallyDrop::new(buffer), pool }
     }
 
     /// The same lease, its pool's type forgotten.
@@ -155,14 +154,14 @@ impl<P: Release + 'static> Lease<P> {
         let this = ManuallyDrop::new(self);
         let Buffer { ptr, capacity, mark } = *this.buffer;
         let pool: NonNull<dyn Release> = this.pool;
-        Lease { buffer: ManuallyDrop::new(Buffer { ptr, capacity, mark }), charged: this.charged, pool }
+        Lease { buffer: ManuallyDrop::new(Buffer { ptr, capacity, mark }), pool }
     }
 }
 
 impl<P: Release + ?Sized> Lease<P> {
     /// Bytes of the budget that this lease is charged with.
     pub fn charged(&self) -> usize {
-        self.charged
+        self.buffer.capacity
     }
 
     /// Where the bytes lie.
@@ -203,10 +202,7 @@ impl<P: Release + ?Sized> AsMut<[u8]> for Lease<P> {
 
 impl<P: Release + ?Sized> fmt::Debug for Lease<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("capacity", &self.buffer.capacity)
-            .field("charged", &self.charged)
-            .finish_non_exhaustive()
+        f.debug_struct("Lease").field("capacity", &self.buffer.capacity).finish_non_exhaustive()
     }
 }
 
@@ -218,7 +214,7 @@ impl<P: Release + ?Sized> Drop for Lease<P> {
         // SAFETY: LEASE-2: our bytes are not back. The reference ends with this line.
         let take_back = unsafe { self.pool.as_ref() }.way_back();
         // SAFETY: as `WayBack` asks: this lease's, once, since this is its drop.
-        let released = unsafe { take_back(self.pool.cast(), buffer, self.charged) };
+        let released = unsafe { take_back(self.pool.cast(), buffer) };
         if released == Released::Last {
             // SAFETY: LEASE-3: told to exactly one caller, from `Box::into_raw`, nobody else reaches it.
             drop(unsafe { Box::from_raw(self.pool.as_ptr()) });

@@ -67,18 +67,8 @@ pub(super) struct Chain {
     whole: bool,
 }
 
-pub(super) struct Entry {
-    link: AtomicU64,
-    memory: UnsafeCell<Option<NonNull<u8>>>,
-}
-
-// SAFETY: SLOT-A says who touches the cell; plain bytes are behind it.
-unsafe impl Send for Entry {}
-// SAFETY: as above.
-unsafe impl Sync for Entry {}
-
-/// The slots. A reference to it, as one to a head, may outlive, in the call that is its last, what it refers to: all of it is cells and atomics.
-pub(super) type Table = [Entry];
+/// The links of the slots. A reference to it, as one to a head, may outlive, in the call that is its last, what it refers to: all of it is atomics.
+pub(super) type Table = [AtomicU64];
 
 /// A head word as somebody has seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +106,7 @@ fn next_of(link: u64) -> u64 {
 /// How many slots are on a stack that has this head; so, if it still has.
 fn depth(table: &Table, head: Head) -> u64 {
     // Relaxed: as in `Stack::pop`.
-    head.top().map_or(0, |top| depth_of(table[top as usize].link.load(Relaxed)))
+    head.top().map_or(0, |top| depth_of(table[top as usize].load(Relaxed)))
 }
 
 /// A stack of slots.
@@ -140,7 +130,7 @@ impl Stack {
         loop {
             let top = head.top()?;
             // Relaxed: ordered by the Acquire of the head that it belongs to; if the slot has moved on, the CAS fails by the tag.
-            let next = next_of(table[top as usize].link.load(Relaxed));
+            let next = next_of(table[top as usize].load(Relaxed));
             step(at);
             // Relaxed: the tag makes it the very head that was loaded. The next pop reads through our exchange, as through any, what the pushes before it
             // released. Acquire on failure: as the load.
@@ -157,14 +147,14 @@ impl Stack {
         loop {
             let top = head.top()?;
             // Relaxed: as in `pop`; all that is read below is so if the CAS succeeds (SLOT-E).
-            let mut link = table[top as usize].link.load(Relaxed);
+            let mut link = table[top as usize].load(Relaxed);
             let depth = depth_of(link);
             if depth <= leave {
                 return None;
             }
             let (mut count, wanted) = (1, most.min(depth.div_ceil(2)));
             while count < wanted && next_of(link) != 0 {
-                link = table[next_of(link) as usize - 1].link.load(Relaxed);
+                link = table[next_of(link) as usize - 1].load(Relaxed);
                 count += 1;
             }
             step(at);
@@ -201,7 +191,7 @@ impl Stack {
     #[inline]
     fn exchange_for(&self, table: &Table, head: Head, slot: &Slot, at: &'static str) -> Result<(), Head> {
         // Relaxed: it is ours until the CAS, which releases it to whoever pops.
-        table[slot.0 as usize].link.store(link(depth(table, head) + 1, head.0 & TOP_MASK), Relaxed);
+        table[slot.0 as usize].store(link(depth(table, head) + 1, head.0 & TOP_MASK), Relaxed);
         step(at);
         // Release pairs with the Acquire of heads: link and memory are seen by who takes the slot, and so are those of the pushes below us, through our exchange.
         // If another exchange comes first, ours fails. Acquire on failure: as the load of a head. Not to be touched after it: the pool may be gone (POOL-E).
@@ -221,7 +211,7 @@ impl Stack {
             if !(chain.whole && head.top().is_none()) {
                 let (base, mut at) = (depth(table, head), u64::from(chain.top) + 1);
                 for depth in (1..=u64::from(chain.count)).rev() {
-                    let own = &table[at as usize - 1].link;
+                    let own = &table[at as usize - 1];
                     // Relaxed, both: ours until the CAS.
                     let next = if depth == 1 { head.0 & TOP_MASK } else { next_of(own.load(Relaxed)) };
                     own.store(link(base + depth, next), Relaxed);
@@ -253,36 +243,55 @@ impl Stack {
     }
 }
 
-/// The table, and the two stacks that are no stripes.
+/// The slots, and the stacks of theirs that are no stripes.
 pub(super) struct Slots {
-    table: Box<[Entry]>,
+    /// Close together: those that one thread takes and gives back one after the other share lines, and with no other thread's, see `idle`.
+    links: Box<Table>,
+    /// Apart from the links: they hardly ever change.
+    memory: Box<[UnsafeCell<Option<NonNull<u8>>>]>,
     /// Bytes of a buffer.
     size: usize,
     /// Slots with a buffer whose bytes are in the pool's word: memory kept warm, not budget.
     warm: CachePadded<Stack>,
-    idle: CachePadded<Stack>,
+    /// Slots without a buffer: a thread has its own, numbered as its stripe, and takes those of others when they are used up.
+    idle: Box<[CachePadded<Stack>]>,
 }
 
+// SAFETY: SLOT-A says who touches the cells; plain bytes are behind them.
+unsafe impl Send for Slots {}
+// SAFETY: as above.
+unsafe impl Sync for Slots {}
+
 impl Slots {
-    /// For at most `buffers` buffers of `size` bytes.
-    pub(super) fn new(buffers: u64, size: usize) -> Self {
+    /// For at most `buffers` buffers of `size` bytes, and threads on so many stripes, a power of two.
+    pub(super) fn new(buffers: u64, size: usize, stripes: usize) -> Self {
         let count = buffers.min(MAX_SLOTS);
-        // All idle, each on top of the one before it.
-        let table: Box<[Entry]> = (0..count)
-            .map(|below| Entry { link: AtomicU64::new(link(below + 1, below)), memory: UnsafeCell::new(None) })
-            .collect();
-        Self { table, size, warm: CachePadded::new(Stack::new()), idle: CachePadded::new(Stack(AtomicU64::new(count))) }
+        let begin = |stripe: u64| count * stripe / stripes as u64;
+        let mut links = Vec::with_capacity(count as usize);
+        let idle = (0..stripes as u64).map(|stripe| {
+            let own = begin(stripe)..begin(stripe + 1);
+            // Each on top of the one before it.
+            links.extend(
+                (1..)
+                    .zip(own.clone())
+                    .map(|(depth, slot)| AtomicU64::new(link(depth, if depth == 1 { 0 } else { slot }))),
+            );
+            CachePadded::new(Stack(AtomicU64::new(if own.is_empty() { 0 } else { own.end })))
+        });
+        let idle = idle.collect();
+        let memory = (0..count).map(|_| UnsafeCell::new(None)).collect();
+        Self { links: links.into(), memory, size, warm: CachePadded::new(Stack::new()), idle }
     }
 
     /// What stacks stand on.
     #[inline]
     pub(super) fn table(&self) -> &Table {
-        &self.table
+        &self.links
     }
 
     /// How many slots are on a stack that has this head; so, if it still has.
     pub(super) fn depth(&self, head: Head) -> u64 {
-        depth(&self.table, head)
+        depth(&self.links, head)
     }
 
     /// The slot that a buffer's mark names.
@@ -297,55 +306,58 @@ impl Slots {
     #[inline]
     pub(super) fn buffer(&self, slot: &Slot) -> Buffer {
         // SAFETY: SLOT-A: the slot is the caller's.
-        let memory = self.table[slot.0 as usize].memory.with(|memory| unsafe { *memory });
+        let memory = self.memory[slot.0 as usize].with(|memory| unsafe { *memory });
         // SAFETY: SLOT-C: it is from `Buffer::zeroed(self.size)`, and nobody else's. LEASE-1.
         unsafe { Buffer::of_slot(memory.expect("SLOT-C"), self.size, slot.mark()) }
     }
 
-    /// A new buffer, zeroed; without a slot if there is none left. `None` if the machine has no memory.
-    pub(super) fn make(&self) -> Option<Buffer> {
-        let Some(slot) = self.idle.pop(&self.table, "slots.take-idle") else { return Buffer::zeroed(self.size) };
+    /// A new buffer, zeroed, for the thread of that number; without a slot if there is none left. `None` if the machine has no memory.
+    pub(super) fn make(&self, thread: usize) -> Option<Buffer> {
+        let mut idle = (0..self.idle.len()).map(|further| &self.idle[(thread + further) & (self.idle.len() - 1)]);
+        let Some(slot) = idle.find_map(|idle| idle.pop(&self.links, "slots.take-idle")) else {
+            return Buffer::zeroed(self.size);
+        };
         match Buffer::zeroed(self.size) {
             Some(buffer) => {
                 // SAFETY: SLOT-A: our exchange took it off its stack.
-                self.table[slot.0 as usize].memory.with_mut(|memory| unsafe { *memory = Some(buffer.memory()) });
+                self.memory[slot.0 as usize].with_mut(|memory| unsafe { *memory = Some(buffer.memory()) });
                 Some(self.buffer(&slot))
             }
             None => {
-                self.rest(&slot);
+                self.rest(&slot, thread);
                 None
             }
         }
     }
 
-    fn rest(&self, slot: &Slot) {
-        let never_shut = self.idle.push(&self.table, slot, "slots.give-idle");
+    fn rest(&self, slot: &Slot, thread: usize) {
+        let never_shut = self.idle[thread & (self.idle.len() - 1)].push(&self.links, slot, "slots.give-idle");
         debug_assert!(never_shut.is_ok());
     }
 
-    /// Gives a slot's memory back to the machine.
-    pub(super) fn break_up(&self, slot: Slot) {
+    /// Gives a slot's memory back to the machine. The slot is for the thread of that number to take again.
+    pub(super) fn break_up(&self, slot: Slot, thread: usize) {
         self.buffer(&slot).free();
         // SAFETY: SLOT-A: the slot is the caller's.
-        self.table[slot.0 as usize].memory.with_mut(|memory| unsafe { *memory = None });
-        self.rest(&slot);
+        self.memory[slot.0 as usize].with_mut(|memory| unsafe { *memory = None });
+        self.rest(&slot, thread);
     }
 
     /// Keeps the buffers of these slots warm. Their bytes are not in the pool's word yet.
     pub(super) fn keep(&self, chain: Chain) {
-        let never_shut = self.warm.push_chain(&self.table, chain, "slots.keep");
+        let never_shut = self.warm.push_chain(&self.links, chain, "slots.keep");
         debug_assert!(never_shut.is_ok());
     }
 
     /// The same for one.
     pub(super) fn keep_one(&self, slot: &Slot) {
-        let never_shut = self.warm.push(&self.table, slot, "slots.keep");
+        let never_shut = self.warm.push(&self.links, slot, "slots.keep");
         debug_assert!(never_shut.is_ok());
     }
 
     /// The buffer kept last, if there is one.
     pub(super) fn take_warm(&self) -> Option<Slot> {
-        self.warm.pop(&self.table, "slots.take-warm")
+        self.warm.pop(&self.links, "slots.take-warm")
     }
 
     /// How many buffers are kept warm.
@@ -371,14 +383,14 @@ impl Slots {
     /// The first slot of a chain, and the others.
     pub(super) fn split(&self, Chain { top, count, .. }: Chain) -> (Slot, Option<Chain>) {
         // Relaxed: ours.
-        let next = next_of(self.table[top as usize].link.load(Relaxed)) as u32;
+        let next = next_of(self.links[top as usize].load(Relaxed)) as u32;
         (Slot(top), (count > 1).then(|| Chain { top: next - 1, count: count - 1, whole: false }))
     }
 
     /// Frees the buffers kept warm.
     pub(super) fn drain(&self) {
         while let Some(slot) = self.take_warm() {
-            self.break_up(slot);
+            self.break_up(slot, 0);
         }
     }
 }
@@ -391,7 +403,7 @@ impl Drop for Slots {
 
 impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slots").field("warm", &self.warm()).field("slots", &self.table.len()).finish_non_exhaustive()
+        f.debug_struct("Slots").field("warm", &self.warm()).field("slots", &self.links.len()).finish_non_exhaustive()
     }
 }
 
@@ -400,17 +412,17 @@ mod tests {
     use super::*;
 
     fn made(slots: &Slots) -> Slot {
-        let buffer = slots.make().unwrap();
+        let buffer = slots.make(0).unwrap();
         // SAFETY: just made, and ours; `Buffer` does not free itself.
         unsafe { Slots::slot(buffer.mark()) }
     }
 
     #[test]
     fn last_in_first_out_and_a_shut_stack_takes_nothing() {
-        let (slots, stack) = (Slots::new(4, 8), Stack::new());
+        let (slots, stack) = (Slots::new(4, 8, 2), Stack::new());
         assert!(stack.pop(slots.table(), "").is_none());
         let all: Vec<Slot> = (0..4).map(|_| made(&slots)).collect();
-        let beyond = slots.make().unwrap();
+        let beyond = slots.make(0).unwrap();
         assert_eq!(beyond.mark(), 0, "no slot is left");
         beyond.free();
         for (slot, depth) in all.iter().zip(1..) {
@@ -435,13 +447,13 @@ mod tests {
             assert_eq!(stack.pop(slots.table(), ""), Some(Slot(all[slot].0)));
             assert_eq!(slots.depth(stack.head()), depth);
         }
-        all.into_iter().for_each(|slot| slots.break_up(slot));
-        assert_eq!((0..4).map(|_| made(&slots)).map(|slot| slots.break_up(slot)).count(), 4);
+        all.into_iter().for_each(|slot| slots.break_up(slot, 0));
+        assert_eq!((0..4).map(|_| made(&slots)).map(|slot| slots.break_up(slot, 0)).count(), 4);
     }
 
     #[test]
     fn half_is_taken_and_no_more_than_asked() {
-        let (slots, stack) = (Slots::new(8, 8), Stack::new());
+        let (slots, stack) = (Slots::new(8, 8, 2), Stack::new());
         for _ in 0..8 {
             stack.push(slots.table(), &made(&slots), "").unwrap();
         }
@@ -460,9 +472,9 @@ mod tests {
         assert_eq!(one.count, 1);
         let (last, none) = slots.split(one);
         assert!(none.is_none());
-        [first, last].into_iter().for_each(|slot| slots.break_up(slot));
+        [first, last].into_iter().for_each(|slot| slots.break_up(slot, 0));
         while let Some(slot) = stack.pop(slots.table(), "") {
-            slots.break_up(slot);
+            slots.break_up(slot, 0);
         }
         assert_eq!(slots.warm(), 5);
         slots.drain();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::bench::bare::{BATCH, BareLease, BarePool};
 use crate::mutex::{ParkingLotPool, StdPool};
-use crate::pool::{AtomicPool, BufferPool, Lease, PoolError};
+use crate::pool::{AtomicPool, BufferPool, Lease, PoolError, PoolOptions};
 use crate::primitive::clock::{Clock, Instant, SharedClock, SystemClock};
 use crate::primitive::{Arc, thread_local};
 
@@ -14,14 +14,14 @@ pub(super) fn lockfree(total: u64, clock: SharedClock) -> AtomicPool {
     AtomicPool::new(total, BATCH, clock)
 }
 
-/// The pool in which nobody overtakes one who waits. Today that is what the pool always does.
+/// The pool in which nobody overtakes one who waits.
 pub(super) fn lockfree_strict(total: u64, clock: SharedClock) -> AtomicPool {
-    AtomicPool::new(total, BATCH, clock)
+    AtomicPool::with_options(total, BATCH, clock, PoolOptions::strict())
 }
 
 /// How many small allocations that began after a whole-pool request stood in line may be served before it, as the pool promises.
 pub(super) fn lockfree_bound() -> u64 {
-    0
+    u64::from(PoolOptions::default().overtaking)
 }
 
 /// The twin on std's lock.
