@@ -51,6 +51,7 @@
 //!   taken after their debit, so whatever others do after that instant but making buffers themselves keeps it so: the pool's memory never exceeds the total (L10).
 //! - **POOL-H** Once a waiter has arrived, and until its turn is over, every stripe is shut: it shut them after it had said in the word that it waits, and a stripe is opened only by an exchange
 //!   of the head that was read *before* a word in which nobody waited. So every release is an exchange of the word.
+//! - **POOL-I** While CALLED is said, the first in line was woken after its last look: each look changes `seq`, and CALLED is said by an exchange from a word that was read before the wake.
 //! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange of the word; and not before everybody is unpinned who was pinned then. Who touches the
 //!   core after his exchange is pinned since before it; who is not has no reference by then but to the word, and frees by the address that came from the box. The handle shuts the stripes
 //!   after setting GONE, which opens them no more: so all bytes come to the word.
@@ -72,7 +73,7 @@
 //!   served. Each makes an exchange of the word and then looks: the releaser at the state, the waiter at the word. Whose exchange is the later one sees what the other did before its own.
 //! - *Timeout against grant*: one CAS on the waiter's state. A waiter whose time is up helps once more and looks; then it cancels; if that fails it has its memory, and takes it (GAP-06). One whose
 //!   cancel succeeds helps: behind it may stand one who can be served.
-//! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. Its own exchange then fails, unless after just 2^18 changes of `seq`, or a multiple, every other
+//! - *A helper that is stopped*: everything that it would do is in the words, and the next one does it. Its own exchange then fails, unless after just 2^20 changes of `seq`, or a multiple, every other
 //!   field is as it was too.
 //! - *A helper that is stopped while the pool goes away*: it is pinned (POOL-E).
 //!
@@ -125,6 +126,8 @@ pub struct AtomicPoolCore {
     slots: Slots,
     poolable: usize,
     word: CachePadded<AtomicU64>,
+    /// What would do for all who were called, in granules: written before CALLED is said.
+    called_for: AtomicU64,
     line: Line,
     total: u64,
     granularity: Granularity,
@@ -203,27 +206,33 @@ impl AtomicPoolCore {
     fn look(&self, granules: u64, poolable: bool) -> Look {
         let mut helped = false;
         loop {
+            let word = self.load();
             // Not somebody's last one while the word has bytes: it would only have to take ours.
-            if poolable && let Some(slot) = self.take_from_others(1) {
+            if poolable
+                && word.quiet()
+                && let Some(slot) = self.take_from_others(1)
+            {
                 return Look::Found(Found::Slot(slot));
             }
-            let word = self.load();
             if word.closed() {
                 return Look::Short(word);
             }
-            if let Some(to) = word.taken(granules, self.overtaking) {
-                if self.exchange(word, to, "pool.reserve").is_ok() {
+            if word.waiting() {
+                if self.overtake(granules) {
                     return Look::Found(Found::Budget);
                 }
-                continue;
-            }
-            if word.waiting() {
                 if helped {
                     return Look::Short(word);
                 }
                 // Those before it may be gone, or served by now, and who is to end their turns may be stopped.
                 helped = true;
-                self.help(false);
+                self.help(None);
+                continue;
+            }
+            if let Some(to) = word.taken(granules) {
+                if self.exchange(word, to, "pool.reserve").is_ok() {
+                    return Look::Found(Found::Budget);
+                }
                 continue;
             }
             if poolable {
@@ -323,19 +332,23 @@ impl AtomicPoolCore {
     /// # Safety
     /// The granules are charged, to the caller; or the handle lives. So the core does, until the exchange (POOL-E).
     unsafe fn credit(this: NonNull<Self>, granules: u64) -> bool {
-        let (word, all) = {
+        let (word, called_for, all) = {
             // SAFETY: the caller's promise.
             let core = unsafe { this.as_ref() };
-            (&raw const *core.word, core.all())
+            (&raw const *core.word, &core.called_for, core.all())
         };
         // SAFETY: as above. A reference to the word and nothing else: an atomic's may outlive, in the call that is its last, what it refers to.
         let word = unsafe { &*word };
         // Acquire: as in `load`.
         let mut now = Word(word.load(Acquire));
-        while !now.waiting() {
+        loop {
             let to = Word(now.0 + granules);
+            // Relaxed: it was written before the exchange that said CALLED, which our load of the word has acquired; one written since changes nothing, for then our exchange fails.
+            if now.waiting() && !(now.called() && to.available() <= called_for.load(Relaxed)) {
+                break;
+            }
             match exchange(word, now, to, "pool.credit") {
-                // Nobody waits, so nobody has to be looked for; POOL-E: the core may be gone from here on.
+                // Nobody waits, or whoever can be served was woken and has yet to look (POOL-I), so nobody has to be looked for; POOL-E: the core may be gone from here on.
                 Ok(()) => return to.gone() && to.available() == all,
                 Err(other) => now = other,
             }
@@ -347,7 +360,7 @@ impl AtomicPoolCore {
         let before = Word(word.fetch_add(granules, AcqRel));
         if before.waiting() {
             // SAFETY: POOL-E: we are pinned.
-            unsafe { this.as_ref() }.help(false);
+            unsafe { this.as_ref() }.help(None);
         }
         drop(pin);
         before.gone() && before.available() + granules == all
@@ -524,7 +537,6 @@ impl AtomicPool {
     /// If an option is out of its range.
     pub fn with_options(total: u64, poolable: usize, clock: SharedClock, options: PoolOptions) -> Self {
         let PoolOptions { overtaking, stripes } = options;
-        assert!(overtaking <= PoolOptions::MAX_OVERTAKING, "overtaking is at most {}", PoolOptions::MAX_OVERTAKING);
         assert!(stripes.is_power_of_two(), "the number of stripes is a power of two");
         let granularity = Granularity::of(total);
         let core = Box::new(AtomicPoolCore {
@@ -532,6 +544,7 @@ impl AtomicPool {
             slots: Slots::new(total / (poolable as u64).max(1), poolable, stripes),
             poolable,
             word: CachePadded::new(AtomicU64::new(Word::new(granularity.within(total)).0)),
+            called_for: AtomicU64::new(0),
             line: Line::new(),
             total,
             granularity,

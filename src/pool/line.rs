@@ -23,8 +23,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::waker::TaskWaker;
-use crate::primitive::atomic::AtomicU8;
 use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::primitive::atomic::{AtomicU8, AtomicU32};
 use crate::primitive::epoch::{Atomic, Guard, Owned, Shared};
 use crate::primitive::parker::{Parker, ThreadParker};
 use crate::primitive::step;
@@ -52,6 +52,8 @@ pub(super) struct Waiter {
     /// Granules.
     pub(super) need: u64,
     state: AtomicU8,
+    /// How many were let past it while it was the first in line, and those who are about to try.
+    passes: AtomicU32,
     pub(super) signal: Signal,
 }
 
@@ -67,7 +69,7 @@ impl Waiter {
     }
 
     fn new(need: u64, signal: Signal) -> Arc<Self> {
-        Arc::new(Self { need, state: AtomicU8::new(WAITING), signal })
+        Arc::new(Self { need, state: AtomicU8::new(WAITING), passes: AtomicU32::new(0), signal })
     }
 
     /// Wakes it. A task's waker is foreign code: not to be called while pinned (L8).
@@ -86,6 +88,28 @@ impl Waiter {
             GRANTED => Progress::Granted,
             _ => Progress::Cancelled,
         }
+    }
+
+    /// Whether one more may be let past it, of at most `bound`.
+    pub(super) fn may_be_passed(&self, bound: u32) -> bool {
+        // Relaxed: who passes counts himself; an old value here makes a helper wake where it could grant, or the other way round.
+        self.passes.load(Relaxed) < bound
+    }
+
+    /// Counts one who is about to pass; whether he may.
+    pub(super) fn count_pass(&self, bound: u32) -> bool {
+        // Relaxed, both: an exchange of this word alone decides who is counted within the bound.
+        let may = self.passes.fetch_add(1, Relaxed) < bound;
+        if !may {
+            self.uncount_pass();
+        }
+        may
+    }
+
+    /// He did not pass.
+    pub(super) fn uncount_pass(&self) {
+        // Relaxed: as in `count_pass`. What it says too much until then lets others wait who need not.
+        self.passes.fetch_sub(1, Relaxed);
     }
 
     /// Grants, if it still waits.
@@ -185,19 +209,24 @@ impl Line {
             && (!front.first.is_null() || unsafe { front.before.deref() }.next.load(Relaxed, guard).is_null())
     }
 
-    /// What the one behind the first needs, if one waits there.
-    pub(super) fn second_need<'g>(&self, front: &Front<'g>, guard: &'g Guard) -> Option<u64> {
-        let mut node = front.first;
-        loop {
-            // SAFETY: LINE-C: what hangs behind a node that was not retired when it was loaded under this pin is kept by it.
-            // Acquire: as in `front`.
-            node = unsafe { node.as_ref() }?.next.load(Acquire, guard);
-            // SAFETY: as above.
-            let waiter = unsafe { node.as_ref() }?.waiter.as_ref()?;
+    /// Who waits, from the first on, as far as `granules` suffice for all of them; one more than `most` says that there are more.
+    pub(super) fn who_fit(&self, front: &Front<'_>, mut granules: u64, most: usize, guard: &Guard) -> Vec<Arc<Waiter>> {
+        let (mut fit, mut node) = (Vec::new(), front.first);
+        // SAFETY: LINE-C: what hangs behind a node that was not retired when it was loaded under this pin is kept by it.
+        while let Some(waiter) = unsafe { node.as_ref() }.and_then(|node| node.waiter.as_ref()) {
             if waiter.progress() == Progress::Waiting {
-                return Some(waiter.need);
+                let Some(rest) = granules.checked_sub(waiter.need) else { break };
+                granules = rest;
+                fit.push(Arc::clone(waiter));
+                if fit.len() > most {
+                    break;
+                }
             }
+            // SAFETY: as above.
+            // Acquire: as in `front`.
+            node = unsafe { node.deref() }.next.load(Acquire, guard);
         }
+        fit
     }
 
     /// Moves the front past the first, whose turn is over. Whether it was this call that did.

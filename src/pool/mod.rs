@@ -31,7 +31,7 @@ use crate::primitive::thread;
 /// How the lock-free pool orders those who ask, and on how much it spreads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolOptions {
-    /// How many allocations that begin while somebody waits may be served before the first in line, at most [`PoolOptions::MAX_OVERTAKING`]; counted anew for the next one. 0: none, first
+    /// How many allocations that begin while somebody waits may be served before the first in line; counted anew for the next one. 0: none, first
     /// come first served to the letter. More keeps memory in use while a sleeper wakes up, which otherwise costs a switch of threads for each buffer; see `papers/pool.md`.
     pub overtaking: u32,
     /// Stripes among which buffers of the poolable size are spread, a power of two. Each thread has one; threads that share one contend for it, and whoever begins to wait visits all.
@@ -39,9 +39,6 @@ pub struct PoolOptions {
 }
 
 impl PoolOptions {
-    /// The largest bound of overtaking.
-    pub const MAX_OVERTAKING: u32 = word::MAX_OVERTAKING;
-
     /// First come, first served to the letter.
     pub fn strict() -> Self {
         Self { overtaking: 0, ..Self::default() }
@@ -49,9 +46,9 @@ impl PoolOptions {
 }
 
 impl Default for PoolOptions {
-    /// Overtaking up to the largest bound, and four stripes for each thread that can run at once, at most 64.
+    /// Overtaking up to 1 000 times, and four stripes for each thread that can run at once, at most 64.
     fn default() -> Self {
-        Self { overtaking: Self::MAX_OVERTAKING, stripes: (4 * thread::parallelism()).next_power_of_two().min(64) }
+        Self { overtaking: 1_000, stripes: (4 * thread::parallelism()).next_power_of_two().min(64) }
     }
 }
 

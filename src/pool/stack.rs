@@ -202,13 +202,14 @@ impl Stack {
     }
 
     /// Puts the slots of a chain on top, in its order, unless the stack is shut.
-    pub(super) fn push_chain(&self, table: &Table, chain: Chain, at: &'static str) -> Result<(), Chain> {
+    pub(super) fn push_chain(&self, table: &Table, mut chain: Chain, at: &'static str) -> Result<(), Chain> {
         let mut head = self.head();
         loop {
             if head.is_shut() {
                 return Err(chain);
             }
             if !(chain.whole && head.top().is_none()) {
+                chain.whole = false;
                 let (base, mut at) = (depth(table, head), u64::from(chain.top) + 1);
                 for depth in (1..=u64::from(chain.count)).rev() {
                     let own = &table[at as usize - 1];

@@ -80,7 +80,7 @@ fn a_helper_that_is_stopped_for_half_a_round_of_turns_passes_nobody_over() {
 fn a_helper_that_is_stopped_for_a_round_of_turns_ends_nobody_elses() {
     // The word names the turn again that the one had whom it found, and another waits in it.
     // Each wait changes it three times: who joins, who is skipped, nobody is left.
-    stopped_in_help_for((1 << 18) / 3 + 1);
+    stopped_in_help_for((1 << 20) / 3 + 1);
 }
 
 #[test]

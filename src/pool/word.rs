@@ -1,36 +1,31 @@
 //! The pool's one word: who waits, whose turn it is, and how many bytes are available.
 //!
-//! `{ seq 18 | CLOSED 1 | GONE 1 | GRANT 1 | WAITING 1 | passes 6 | available 36 }`. Everything that must be decided together stands together, so that the
+//! `{ seq 20 | CLOSED 1 | GONE 1 | GRANT 1 | CALLED 1 | WAITING 1 | available 39 }`. Everything that must be decided together stands together, so that the
 //! modification order of one word decides it and no fence is needed.
 //!
-//! - `available` counts *granules*: single bytes below 64 GiB, above that the least power of two with which the total fits into 36 bits. A charge is rounded up to whole
+//! - `available` counts *granules*: single bytes below 512 GiB, above that the least power of two with which the total fits into 39 bits. A charge is rounded up to whole
 //!   granules.
-//! - `seq` changes whenever somebody joins the line, a turn ends, or the line is found empty. So whoever exchanges the word knows that none of it happened since he read it,
-//!   unless just 2^18 of such, or a multiple, did, and every other field is as it was too.
-//! - `passes` counts who was served before the first in line though he came later, since that one's turn began.
+//! - `seq` changes whenever somebody joins the line, one who stands there looks, a turn ends, or the line is found empty. So whoever exchanges the word knows that none of it happened since he read it,
+//!   unless just 2^20 of such, or a multiple, did, and every other field is as it was too.
 
 use std::fmt;
 
-const AVAILABLE_BITS: u32 = 36;
-const PASSES_BITS: u32 = 6;
-const SEQ_BITS: u32 = 18;
+const AVAILABLE_BITS: u32 = 39;
+const SEQ_BITS: u32 = 20;
 
-const PASS_ONE: u64 = 1 << AVAILABLE_BITS;
-const AVAILABLE_MASK: u64 = PASS_ONE - 1;
-const PASSES_MASK: u64 = ((1 << PASSES_BITS) - 1) << AVAILABLE_BITS;
+const AVAILABLE_MASK: u64 = (1 << AVAILABLE_BITS) - 1;
 const SEQ_ONE: u64 = 1 << (u64::BITS - SEQ_BITS);
 
 /// Somebody may stand in line: all bytes but those in hand are here, and the stripes are shut.
-const WAITING: u64 = 1 << (AVAILABLE_BITS + PASSES_BITS);
+const WAITING: u64 = 1 << AVAILABLE_BITS;
+/// The first in line was woken, and has not looked since; and so were those behind it, as far as what is noted beside the word would do for all of them.
+const CALLED: u64 = WAITING << 1;
 /// The first in line is to have its memory; nobody else may debit.
-const GRANT: u64 = WAITING << 1;
+const GRANT: u64 = CALLED << 1;
 /// The handle is gone: nobody can ask any more.
 pub(super) const GONE: u64 = GRANT << 1;
 /// Closed for new requests.
 pub(super) const CLOSED: u64 = GONE << 1;
-
-/// The most that may be let past one who is first in line.
-pub(super) const MAX_OVERTAKING: u32 = (1 << PASSES_BITS) - 1;
 
 /// A value of the word.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +53,11 @@ impl Word {
         self.0 & GRANT != 0
     }
 
+    /// See `CALLED`.
+    pub(super) fn called(self) -> bool {
+        self.0 & CALLED != 0
+    }
+
     pub(super) fn gone(self) -> bool {
         self.0 & GONE != 0
     }
@@ -65,10 +65,6 @@ impl Word {
     /// Whether a released buffer may stay with a stripe.
     pub(super) fn quiet(self) -> bool {
         self.0 & (WAITING | GONE | CLOSED) == 0
-    }
-
-    pub(super) fn passes(self) -> u32 {
-        ((self.0 & PASSES_MASK) >> AVAILABLE_BITS) as u32
     }
 
     fn debit(self, granules: u64) -> Self {
@@ -81,22 +77,24 @@ impl Word {
         Self(self.0.wrapping_add(SEQ_ONE))
     }
 
-    /// What one who comes makes of it by taking `granules`, at most `overtaking` times past the first in line; `None` if he may not, or there is too little.
-    pub(super) fn taken(self, granules: u64, overtaking: u32) -> Option<Self> {
-        if self.available() < granules {
-            None
-        } else if !self.waiting() {
-            Some(self.debit(granules))
-        } else if self.granting() || self.passes() >= overtaking {
-            None
-        } else {
-            Some(Self(self.debit(granules).0 + PASS_ONE))
-        }
+    /// What one who comes makes of it by taking `granules`: one who may, past others or because nobody waits. `None` if there is too little, or it is granted to another.
+    pub(super) fn taken(self, granules: u64) -> Option<Self> {
+        (self.available() >= granules && !self.granting()).then(|| self.debit(granules))
     }
 
     /// Somebody has joined the line.
     pub(super) fn joined(self) -> Self {
         Self(self.0 | WAITING).next()
+    }
+
+    /// One who stands in line looks.
+    pub(super) fn looked(self) -> Self {
+        Self(self.0 & !CALLED).next()
+    }
+
+    /// Who can be served was woken.
+    pub(super) fn call(self) -> Self {
+        Self(self.0 | CALLED)
     }
 
     pub(super) fn grant(self) -> Self {
@@ -106,18 +104,18 @@ impl Word {
     /// The turn of the first in line is over: it has its memory.
     pub(super) fn served(self, granules: u64) -> Self {
         debug_assert!(self.granting());
-        Self(self.debit(granules).0 & !(GRANT | PASSES_MASK)).next()
+        Self(self.debit(granules).0 & !(GRANT | CALLED)).next()
     }
 
     /// The turn of the first in line is over: it did not want its memory any more.
     pub(super) fn skipped(self) -> Self {
-        Self(self.0 & !GRANT).next()
+        Self(self.0 & !(GRANT | CALLED)).next()
     }
 
     /// Nobody stands in line.
     pub(super) fn rested(self) -> Self {
         debug_assert!(!self.granting());
-        Self(self.0 & !(WAITING | PASSES_MASK)).next()
+        Self(self.0 & !(WAITING | CALLED)).next()
     }
 }
 
@@ -126,8 +124,8 @@ impl fmt::Debug for Word {
         f.debug_struct("Word")
             .field("available", &self.available())
             .field("waiting", &self.waiting())
+            .field("called", &self.called())
             .field("granting", &self.granting())
-            .field("passes", &self.passes())
             .field("seq", &(self.0 / SEQ_ONE))
             .field("closed", &self.closed())
             .field("gone", &self.gone())
@@ -175,12 +173,12 @@ mod tests {
         let mut word = Word::new(AVAILABLE_MASK).joined();
         for seq in 1..=1u64 << SEQ_BITS {
             assert_eq!(word.0 / SEQ_ONE, seq % (1 << SEQ_BITS), "and round");
-            assert_eq!((word.available(), word.passes(), word.waiting()), (AVAILABLE_MASK, 0, true));
+            assert_eq!((word.available(), word.waiting()), (AVAILABLE_MASK, true));
             word = if seq % 2 == 0 { word.grant().served(0) } else { word.grant().skipped() };
             assert!(!word.granting());
         }
-        for flag in [GONE, GRANT, CLOSED, WAITING] {
-            assert_eq!((Word(flag).available(), Word(flag).passes(), Word(flag).0 / SEQ_ONE), (0, 0, 0));
+        for flag in [GONE, GRANT, CALLED, CLOSED, WAITING] {
+            assert_eq!((Word(flag).available(), Word(flag).0 / SEQ_ONE), (0, 0));
         }
         assert_eq!(
             AVAILABLE_MASK | PASSES_MASK | WAITING | GRANT | GONE | CLOSED,
@@ -190,20 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_late_passes_so_often_and_no_more() {
-        let word = Word::new(200).joined();
-        assert_eq!(word.taken(1, 0), None, "strict");
-        let mut passing = word;
-        for passes in 1..=MAX_OVERTAKING {
-            passing = passing.taken(2, MAX_OVERTAKING).expect("there is enough");
-            assert_eq!((passing.passes(), passing.available()), (passes, 200 - 2 * u64::from(passes)));
-        }
-        assert_eq!(passing.taken(1, MAX_OVERTAKING), None);
-        assert_eq!(word.taken(201, MAX_OVERTAKING), None);
-        assert_eq!(word.grant().taken(1, MAX_OVERTAKING), None, "granted to another");
-        let next = passing.grant().served(1);
-        assert_eq!((next.passes(), next.waiting()), (0, true), "the next in line has a count of its own");
-        assert_eq!(next.rested().taken(73, 0).map(Word::available), Some(0), "nobody is there to be passed");
+    fn what_is_granted_is_nobody_elses() {
+        let word = Word::new(10).joined();
+        assert_eq!(word.taken(10).map(Word::available), Some(0));
+        assert_eq!((word.taken(11), word.grant().taken(1)), (None, None));
+        assert_eq!(word.grant().served(4).taken(6).map(Word::available), Some(0));
+        assert!(!word.grant().skipped().rested().waiting());
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl<'a> Allocate<'a> {
     fn go_on(&mut self, core: &AtomicPoolCore) -> Poll<Result<Found, PoolError>> {
         let State::Waiting(turn, since) = &mut self.state else { unreachable!("it waits") };
         loop {
-            core.help(true);
+            core.look_in_line(&turn.waiter);
             if turn.is_served() {
                 core.count_wait(core.clock.now().saturating_since(*since));
                 return Poll::Ready(Ok(Found::Budget));

@@ -12,6 +12,9 @@ use crate::primitive::step;
 /// The most that can stand in line at once, those included who gave up and were not passed yet.
 pub(crate) const MAX_WAITERS: usize = 1 << 18;
 
+/// Waiters that one look wakes, where it does not grant them what is theirs; if there is enough for more, it grants.
+const WOKEN_AT_ONCE: usize = 8;
+
 /// What a caller makes before it joins the line: all that could fail or hold it up.
 pub(super) struct Prepared {
     waiter: Arc<Waiter>,
@@ -48,7 +51,7 @@ impl<'a> Turn<'a> {
             return false;
         }
         // When `help` returns the turn is over: the first in line would be this waiter, granted, and it does not leave that undone.
-        self.core.help(true);
+        self.core.help(Some(&self.waiter));
         self.over = true;
         true
     }
@@ -65,7 +68,7 @@ impl<'a> Turn<'a> {
         // AcqRel: see the fifth race at the head of `super`. An exchange that changes nothing, for its place in the word's order.
         self.core.word.fetch_add(0, AcqRel);
         // Whoever stands behind may be served now.
-        self.core.help(false);
+        self.core.help(None);
         true
     }
 }
@@ -73,7 +76,7 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.over && !self.cancel() {
-            self.core.help(true);
+            self.core.help(Some(&self.waiter));
             // SAFETY: ours by the grant, and the handle lives: we are called through it.
             unsafe { AtomicPoolCore::credit(NonNull::from(self.core), self.waiter.need) };
         }
@@ -99,8 +102,18 @@ impl AtomicPoolCore {
         // Relaxed: a figure.
         self.standing.fetch_add(1, Relaxed);
         step("pool.joined");
-        self.help(true);
+        self.look_in_line(&turn.waiter);
         Ok(turn)
+    }
+
+    /// The look of one who stands in line: what comes back after it is to be called out again.
+    pub(super) fn look_in_line(&self, own: &Arc<Waiter>) {
+        let mut word = self.load();
+        // Each look changes the word, so that nobody says after it that who looked was woken since (POOL-I).
+        while let Err(now) = self.exchange(word, word.looked(), "pool.look") {
+            word = now;
+        }
+        self.help(Some(own));
     }
 
     /// Waits in line, as a thread.
@@ -126,7 +139,7 @@ impl AtomicPoolCore {
             let closed = self.load().closed();
             if !closed {
                 // What came back since may be there for the first in line to take, or for us. Also the last look (GAP-06): whoever has brought the bytes may be stopped before its own.
-                self.help(true);
+                self.look_in_line(&waiter);
                 if turn.is_served() {
                     return Ok(());
                 }
@@ -147,6 +160,37 @@ impl AtomicPoolCore {
         }
     }
 
+    /// Takes `granules` past the first in line, if few enough have done so: the exchange of the word says that it still was the first then, since `seq` has not changed.
+    pub(super) fn overtake(&self, granules: u64) -> bool {
+        loop {
+            let guard = pinned();
+            let front = self.line.front(&guard);
+            let Some(first) = front.waiter() else { return false };
+            let mut word = self.load();
+            if word.closed() || !first.may_be_passed(self.overtaking) || word.taken(granules).is_none() {
+                return false;
+            }
+            if !first.count_pass(self.overtaking) {
+                return false;
+            }
+            while word.waiting() && self.line.is_front(&front, &guard) {
+                // Closed, or too little now.
+                let Some(to) = word.taken(granules).filter(|_| !word.closed()) else {
+                    first.uncount_pass();
+                    return false;
+                };
+                match self.exchange(word, to, "pool.overtake") {
+                    Ok(()) => return true,
+                    Err(_) => word = self.load(),
+                }
+            }
+            first.uncount_pass();
+            if !word.waiting() {
+                return false;
+            }
+        }
+    }
+
     pub(super) fn count_wait(&self, waited: Duration) {
         // Relaxed: a figure.
         self.wait_time.fetch_add(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), Relaxed);
@@ -154,8 +198,8 @@ impl AtomicPoolCore {
 
     /// Does whatever the words call for at the front of the line, until they call for nothing.
     ///
-    /// `own`: for one who stands in line and runs. Whoever can be served is then granted; otherwise it may be woken instead.
-    pub(super) fn help(&self, own: bool) {
+    /// `own`: the caller's place in the line. It runs, so if it can be served it is, and those before it are granted what is theirs; others are woken, and take it when they run.
+    pub(super) fn help(&self, own: Option<&Arc<Waiter>>) {
         // Who was woken here and whose turn is to be ended.
         let mut woken: Option<Arc<Waiter>> = None;
         loop {
@@ -180,13 +224,19 @@ impl AtomicPoolCore {
             match progress {
                 Progress::Waiting if word.granting() => first.grant(),
                 Progress::Waiting => {
-                    let Some(rest) = word.available().checked_sub(first.need) else { return };
-                    let for_one_alone = self.line.second_need(&front, &guard).is_none_or(|need| need > rest);
-                    if !own && for_one_alone && word.passes() < self.overtaking {
-                        let first = first.clone();
+                    let fit = self.line.who_fit(&front, word.available(), WOKEN_AT_ONCE, &guard);
+                    if fit.is_empty() {
+                        return;
+                    }
+                    let for_own = own.is_some_and(|own| fit.iter().any(|waiter| Arc::ptr_eq(waiter, own)));
+                    if first.may_be_passed(self.overtaking) && !for_own && fit.len() <= WOKEN_AT_ONCE {
                         drop(guard);
                         step("pool.wake");
-                        first.wake();
+                        fit.iter().for_each(|waiter| waiter.wake());
+                        // Relaxed: released by the exchange to whoever reads CALLED. Should another's note stand with ours, those behind the first may have to hear of it from that one.
+                        self.called_for.store(fit.iter().map(|waiter| waiter.need).sum(), Relaxed);
+                        // After the wakes: who is stopped in between has promised nothing. Failed: somebody has looked, or there is more, or less; nothing is promised.
+                        let _ = self.exchange(word, word.call(), "pool.call");
                         return;
                     }
                     let _ = self.exchange(word, word.grant(), "pool.set-grant");
