@@ -20,6 +20,10 @@ mod map;
 mod parker;
 #[path = "pool.rs"]
 mod pool;
+#[path = "pool_line.rs"]
+mod pool_line;
+#[path = "pool_parts.rs"]
+mod pool_parts;
 
 /// Every model.
 pub(crate) fn models() -> Vec<Check> {
@@ -30,6 +34,8 @@ pub(crate) fn models() -> Vec<Check> {
         epoch::models(),
         completion::models(),
         map::models(),
+        pool_parts::models(),
+        pool_line::models(),
         pool::models(),
         batch::models(),
         accumulator::models(),

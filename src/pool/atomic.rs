@@ -94,7 +94,7 @@ use crossbeam_utils::CachePadded;
 
 pub use future::Allocate;
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
-pub use hand::Hand;
+pub use hand::{ChainInHand, Hand, HandOnWaker, InHand, Stacks, Stander};
 #[cfg(test)]
 pub(crate) use wait::MAX_WAITERS;
 use wait::Prepared;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 #[doc(hidden)]
-pub use atomic::Hand;
+pub use atomic::{ChainInHand, Hand, HandOnWaker, InHand, Stacks, Stander};
 pub use atomic::{Allocate, AtomicPool, AtomicPoolCore};
 pub use lease::{Buffer, Lease, Release, Released, WayBack};
 

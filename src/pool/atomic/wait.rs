@@ -223,6 +223,9 @@ impl AtomicPoolCore {
             };
             match progress {
                 Progress::Waiting if word.granting() => first.grant(),
+                // Its state was read before the word: a whole turn of it may have come and gone in between, and the front not have moved. One that waits still waited when the word was as it
+                // was read, for a turn changes the word (POOL-F).
+                Progress::Waiting if first.progress() != Progress::Waiting => {}
                 Progress::Waiting => {
                     let fit = self.line.who_fit(&front, word.available(), WOKEN_AT_ONCE, &guard);
                     if fit.is_empty() {
