@@ -141,14 +141,15 @@ const SPOILT: f64 = 0.05;
 /// A table of rates for each scenario, and the verdicts.
 fn text(machine: &Machine, measured: &[Measured], summaries: &[Summary]) -> String {
     let mut text = format!(
-        "{}, {} cores, {}; idle loop p99.99 {}, max {}; two threads do {:.2} x one's arithmetic{}\n",
+        "{}, {} cores, {}; idle loop p99.99 {}, max {}; two threads do {:.2} x one's arithmetic{}, and hand a line over in {}\n",
         machine.machine.as_deref().unwrap_or(machine.arch),
         machine.cores,
         machine.kernel,
         nanos(machine.idle_p9999_ns),
         nanos(machine.idle_max_ns),
         machine.two_threads,
-        if machine.busy { ": busy" } else { "" },
+        if machine.busy { " (busy)" } else { "" },
+        machine.handover_ns.map_or_else(|| "unknown time".to_owned(), nanos),
     );
     let scenario = |row: &Row| (row.suite, row.scenario, row.record_bytes);
     let rows: Vec<&[Row]> = measured.iter().map(|cell| &cell.rows[..]).filter(|rows| !rows.is_empty()).collect();

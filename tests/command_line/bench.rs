@@ -43,7 +43,18 @@ fn rows_have_the_promised_keys_and_rounds_take_turns() {
         "2",
     ];
     let (text, lines) = quick(&dir.text("out.jsonl"), &args);
-    let keys = ["machine", "kernel", "arch", "cores", "idle_p9999_ns", "idle_max_ns", "two_threads", "busy", "release"];
+    let keys = [
+        "machine",
+        "kernel",
+        "arch",
+        "cores",
+        "idle_p9999_ns",
+        "idle_max_ns",
+        "two_threads",
+        "handover_ns",
+        "busy",
+        "release",
+    ];
     assert!(keys.iter().all(|key| lines[0].get(*key).is_some()), "{}", lines[0]);
     assert!(lines[0]["two_threads"].as_f64().unwrap() > 0.0 && lines[0]["cores"].as_u64().unwrap() > 0);
 
