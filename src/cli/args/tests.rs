@@ -99,6 +99,22 @@ fn compare_goes_through_json_and_back() {
 }
 
 #[test]
+fn bench_takes_suites_and_filters() {
+    let bench = |line: &str| match run(&format!("bench {line}")) {
+        Ok(Command::Bench(args)) => args,
+        other => panic!("{line}: {other:?}"),
+    };
+    let args =
+        bench("--suite append --suite pool --suite append --quick --json o --threads 2 8 --rounds 7 --run-seconds 0.5");
+    assert_eq!(args.suites().map(|suite| suite.name).collect::<Vec<_>>(), ["append", "pool"], "each once");
+    assert!(args.quick && args.threads == [2, 8] && args.rounds == Some(7) && args.run_seconds == Some(0.5));
+    let args = bench("--suite pool --scenario ample flow --scenario whale --impl lockfree mutex");
+    assert_eq!((args.scenario.len(), args.implementation.len(), args.threads.len(), args.rounds), (3, 2, 0, None));
+    assert!(refused("bench --suite pool --scenario hot").contains("there are ample, "));
+    bench("--suite pool --suite append --scenario hot");
+}
+
+#[test]
 fn produce_sends_lines_as_they_are() {
     let args = produce("--topic flights");
     assert_eq!((args.file.as_path(), args.partitions, args.core), (Path::new("-"), 1, values::first_core()));
