@@ -4,7 +4,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use unlatched::bench::{Mode, Task, suite};
 
 /// Runs the suite of this name.
-pub fn run(name: &str) {
+pub(crate) fn run(name: &str) {
     let suite = suite(name).expect("a suite of this name");
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);
     for scenario in (suite.scenarios)(Mode::Quick) {

@@ -80,6 +80,7 @@ fn appends<A: Accumulator>(value: &[u8], future: bool, task: &Task) -> Run {
             assert!(black_box(&appended).is_ok(), "memory comes free");
             Done::Now
         },
+        helpers: 1,
         timed_each: TIMED_EACH,
         rate: RATE,
     };
@@ -112,6 +113,7 @@ fn bare(bytes: usize, task: &Task) -> Run {
             queue.append(&value);
             Done::Now
         },
+        helpers: 1,
         timed_each: TIMED_EACH,
         rate: RATE,
     };

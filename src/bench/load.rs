@@ -1,7 +1,7 @@
 //! Threads under load: the closed loop, and the pass on a schedule.
 
 use std::cell::Cell;
-use std::sync::Barrier;
+use std::sync::{Barrier, OnceLock};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -42,6 +42,8 @@ pub(super) struct Load<'a, S, F> {
     pub(super) states: Vec<S>,
     /// Gets the state and the thread's own count of operations.
     pub(super) op: F,
+    /// Threads that run beside those with states.
+    pub(super) helpers: usize,
     /// Each how manieth operation is timed in the closed loop.
     pub(super) timed_each: u64,
     /// Operations a second, of all threads together, of the pass on a schedule.
@@ -52,10 +54,10 @@ impl<S: Send, F: Fn(&mut S, u64) -> Done + Sync> Load<'_, S, F> {
     /// Both passes. The states come back as the last operation has left them.
     pub(super) fn run(self, task: &Task) -> (Run, Vec<S>) {
         let halt = AtomicBool::new(false);
-        let Self { clock, states, op, timed_each, rate } = self;
+        let Self { clock, states, op, helpers, timed_each, rate } = self;
         let (mut run, states) = closed(clock, states, &op, timed_each, task, &halt);
         let Some(time) = task.open else { return (run, states) };
-        let (open, states) = on_schedule(clock, states, &op, rate, time);
+        let (open, states) = on_schedule(clock, states, &op, helpers, rate, time);
         run.open = Some(open);
         (run, states)
     }
@@ -66,23 +68,25 @@ impl<S: Send, F: Fn(&mut S, u64) -> Done + Sync> Load<'_, S, F> {
     }
 }
 
-/// Runs `body` on a thread for each state; all start together. What each brings, and the CPU time of all.
+/// Runs `body` on a thread for each state; all start together, at the instant that each is told. What each brings, and the CPU time of all.
 fn on_threads<S: Send, R: Send>(
+    clock: &SystemClock,
     states: Vec<S>,
-    body: impl Fn(usize, &mut S) -> R + Sync,
+    body: impl Fn(usize, &mut S, Instant) -> R + Sync,
 ) -> (Vec<R>, Vec<S>, Duration) {
-    let barrier = Barrier::new(states.len() + 1);
+    let (barrier, start) = (Barrier::new(states.len() + 1), OnceLock::new());
     std::thread::scope(|scope| {
-        let (barrier, body) = (&barrier, &body);
-        let start = |(thread, mut state)| {
+        let (barrier, start, body) = (&barrier, &start, &body);
+        let spawn = |(thread, mut state)| {
             scope.spawn(move || {
                 THREAD.set(thread);
                 barrier.wait();
-                (body(thread, &mut state), state)
+                (body(thread, &mut state, *start.wait()), state)
             })
         };
-        let started: Vec<_> = states.into_iter().enumerate().map(start).collect();
+        let started: Vec<_> = states.into_iter().enumerate().map(spawn).collect();
         let before = cpu_time();
+        start.get_or_init(|| clock.now());
         barrier.wait();
         let ended: Vec<_> = started.into_iter().map(|thread| thread.join().expect("a bench thread panicked")).collect();
         let cpu = cpu_time().saturating_sub(before);
@@ -99,41 +103,42 @@ fn closed<S: Send>(
     task: &Task,
     halt: &AtomicBool,
 ) -> (Run, Vec<S>) {
-    let start = clock.now();
-    let deadline = start.saturating_add(task.time);
-    let (measured, states, cpu) = on_threads(states, |_, state| {
+    let (measured, states, cpu) = on_threads(clock, states, |_, state, start| {
+        let deadline = start.saturating_add(task.time);
         let mut latency = histogram();
         let begin = clock.now();
-        let (mut count, mut untimed) = (0, 0);
+        let (mut count, mut untimed, mut yields) = (0, 0, 0_u64);
         loop {
-            // Relaxed, here and below: a flag that is polled.
-            if untimed > 0 {
-                match op(state, count) {
-                    Done::Part => (),
-                    Done::NotYet if halt.load(Relaxed) || clock.now() >= deadline => break,
-                    Done::NotYet => thread::yield_now(),
-                    Done::Now | Done::At(_) => (count, untimed) = (count + 1, untimed - 1),
-                }
-                continue;
-            }
-            let before = clock.now();
-            if halt.load(Relaxed) || before >= deadline || count >= task.ops {
+            let before = (untimed == 0).then(|| clock.now());
+            // Relaxed, here and below: a flag that is polled. A thread that comes too late does one operation all the same.
+            if let Some(before) = before
+                && count > 0
+                && (halt.load(Relaxed) || before >= deadline || count >= task.ops)
+            {
                 break;
             }
             let end = match op(state, count) {
                 Done::Part => continue,
+                Done::NotYet if halt.load(Relaxed) || clock.now() >= deadline => break,
                 Done::NotYet => {
+                    yields += 1;
                     thread::yield_now();
                     continue;
                 }
-                Done::Now => clock.now(),
-                Done::At(end) => end,
+                Done::Now => None,
+                Done::At(end) => Some(end),
             };
-            latency += nanos(end.saturating_since(before));
-            (count, untimed) = (count + 1, timed_each - 1);
+            count += 1;
+            match before {
+                Some(before) => {
+                    latency += nanos(end.unwrap_or_else(|| clock.now()).saturating_since(before));
+                    untimed = timed_each - 1;
+                }
+                None => untimed -= 1,
+            }
         }
         halt.store(true, Relaxed);
-        (begin, clock.now(), count, latency)
+        (begin, clock.now(), count, yields, latency)
     });
     let begin = measured.iter().map(|one| one.0).min().unwrap_or_default();
     let end = measured.iter().map(|one| one.1).max().unwrap_or_default();
@@ -142,7 +147,12 @@ fn closed<S: Send>(
         latency += one;
     }
     let (elapsed, ops) = (end.saturating_since(begin), measured.iter().map(|one| one.2).sum());
-    (Run { elapsed, ops, cpu, latency, open: None, extra: serde_json::Map::new() }, states)
+    let mut extra = serde_json::Map::new();
+    let yields: u64 = measured.iter().map(|one| one.3).sum();
+    if yields > 0 {
+        extra.insert("yields_per_op".to_owned(), (yields as f64 / ops as f64).into());
+    }
+    (Run { elapsed, ops, cpu, latency, open: None, extra }, states)
 }
 
 /// Each thread does an operation each so and so many nanoseconds, and counts from the instant at which it should have begun. One that falls behind by as much as the pass is long gives up; what it
@@ -151,17 +161,17 @@ fn on_schedule<S: Send>(
     clock: &SystemClock,
     states: Vec<S>,
     op: &(impl Fn(&mut S, u64) -> Done + Sync),
+    helpers: usize,
     rate: u64,
     time: Duration,
 ) -> (Histogram<u64>, Vec<S>) {
     let threads = states.len();
     // A spin would keep others from the processor that they need.
-    let crowded = threads >= std::thread::available_parallelism().map_or(1, usize::from);
+    let crowded = threads + helpers > std::thread::available_parallelism().map_or(1, usize::from);
     let interval = 1_000_000_000 * threads as u64 / rate;
-    let start = clock.now().saturating_add(Duration::from_millis(1));
-    let deadline = start.saturating_add(time);
-    let patience = deadline.saturating_add(time);
-    let (measured, states, _) = on_threads(states, |thread, state| {
+    let (measured, states, _) = on_threads(clock, states, |thread, state, start| {
+        let deadline = start.saturating_add(time);
+        let patience = deadline.saturating_add(time);
         let mut latency = histogram();
         let first = start.as_nanos() + interval * thread as u64 / threads as u64;
         'schedule: for count in 0.. {
@@ -235,4 +245,118 @@ pub(super) fn with_helper<R>(work: impl FnOnce() -> R, mut help: impl FnMut() ->
         done.store(true, Relaxed);
         result
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(threads: usize, ops: u64) -> Task {
+        Task { open: Some(Duration::from_millis(20)), ..Task::of_ops(threads, ops) }
+    }
+
+    #[test]
+    fn operations_are_counted_timed_each_kth_and_the_rest_is_not() {
+        let load = Load {
+            clock: &SystemClock::new(),
+            // Calls, and operations that were done.
+            states: vec![(0_u64, 0_u64)],
+            op: |(calls, done): &mut (u64, u64), count| {
+                assert_eq!(count, *done, "the thread's own count");
+                *calls += 1;
+                match *calls % 3 {
+                    0 => Done::NotYet,
+                    1 => Done::Part,
+                    _ => {
+                        *done += 1;
+                        Done::Now
+                    }
+                }
+            },
+            helpers: 0,
+            timed_each: 4,
+            rate: 1,
+        };
+        let (run, states) = load.run(&Task::of_ops(1, 1_000));
+        assert_eq!(run.ops, 1_000);
+        assert_eq!(states[0].1, 1_000, "none was done that is not counted");
+        assert_eq!(run.latency.len(), 250);
+        assert_eq!(run.extra["yields_per_op"], 1.0 - 1.0 / 1_000.0);
+        assert!(run.open.is_none());
+    }
+
+    #[test]
+    fn what_an_operation_says_of_its_end_is_what_is_timed() {
+        let clock = SystemClock::new();
+        let load = Load {
+            clock: &clock,
+            states: vec![()],
+            op: |_: &mut (), _| {
+                let end = clock.now();
+                thread::sleep(Duration::from_millis(2));
+                Done::At(end)
+            },
+            helpers: 0,
+            timed_each: 1,
+            rate: 1,
+        };
+        let (run, _) = load.run(&Task::of_ops(1, 5));
+        assert!(run.elapsed >= Duration::from_millis(10));
+        assert!(run.latency.min() < 2_000_000, "{}", run.latency.min());
+    }
+
+    #[test]
+    fn on_a_schedule_waiting_counts_from_the_intended_start_and_what_was_missed_counts() {
+        let load = Load {
+            clock: &SystemClock::new(),
+            states: vec![0],
+            op: |calls: &mut u64, _| {
+                *calls += 1;
+                // Each takes ten times its place in the schedule.
+                thread::sleep(Duration::from_millis(10));
+                Done::Now
+            },
+            helpers: 0,
+            timed_each: 1,
+            rate: 1_000,
+        };
+        let (run, states) = load.run(&task(1, 1));
+        let open = run.open.expect("it was asked for");
+        assert_eq!(open.len(), 20, "one each millisecond of twenty, done or missed");
+        assert!(states[0] < 10, "it has given up: {}", states[0]);
+        // The last that was begun ends 40 ms after the schedule's begin at the earliest: what is still missed then was to begin 20 ms before, or later.
+        assert!(open.max() >= 20_000_000, "{}", open.max());
+        assert!(open.value_at_quantile(0.5) >= 15_000_000, "lateness adds up: {}", open.value_at_quantile(0.5));
+    }
+
+    #[test]
+    fn threads_know_their_numbers_and_their_states_come_back() {
+        let load = Load {
+            clock: &SystemClock::new(),
+            states: vec![0, 10, 20],
+            op: |state: &mut usize, _| {
+                *state = *state / 10 * 10 + this_thread();
+                Done::Now
+            },
+            helpers: 0,
+            timed_each: 1,
+            rate: 1_000,
+        };
+        let (_, states) = load.run(&task(3, 50));
+        assert_eq!(states, [0, 11, 22]);
+    }
+
+    #[test]
+    fn a_helper_helps_until_there_is_nothing_left() {
+        let mut left = 1_000;
+        let helped = with_helper(
+            || 7,
+            || {
+                left -= i32::from(left > 0);
+                left > 0
+            },
+            thread::yield_now,
+        );
+        assert_eq!((helped, left), (7, 0));
+    }
 }

@@ -3,11 +3,15 @@
 use std::hint::black_box;
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use serde::Serialize;
 
 use super::load::{cpu_time, histogram, nanos};
 use super::verdict::median;
+use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::primitive::atomic::{AtomicBool, AtomicU64};
 use crate::primitive::clock::{Clock, SystemClock};
+use crate::primitive::hint;
 
 /// A machine that gives two threads less than so many times one thread's arithmetic is busy.
 const BUSY_BELOW: f64 = 1.6;
@@ -31,7 +35,10 @@ pub struct Machine {
     pub idle_stolen: f64,
     /// Arithmetic of two threads in the time in which one does 1: 2 on two free processors.
     pub two_threads: f64,
-    /// Whether that is less than 1.6: with the figures of such a machine it is better to wait.
+    /// Nanoseconds that a cache line needs from one thread to another; the least of five times, each a thousand round trips. Where a hypervisor moves processors about this may be one thing today and four times as much
+    /// tomorrow, and every contended figure with it. Null with one processor, or a busy second one.
+    pub handover_ns: Option<u64>,
+    /// Whether `two_threads` is less than 1.6: with the figures of such a machine it is better to wait.
     pub busy: bool,
     /// This program's version.
     pub version: &'static str,
@@ -54,6 +61,7 @@ impl Machine {
             idle_max_ns,
             idle_stolen,
             two_threads,
+            handover_ns: handover(),
             busy: two_threads < BUSY_BELOW,
             version: env!("CARGO_PKG_VERSION"),
             release: !cfg!(any(debug_assertions, feature = "testing")),
@@ -110,6 +118,54 @@ fn two_threads() -> f64 {
     median(&mut ratios).unwrap_or(1.0)
 }
 
+/// A word that goes to and fro between two threads: odd is for the other one.
+fn handover() -> Option<u64> {
+    const TRIPS: u64 = 1_000;
+    const PATIENCE: Duration = Duration::from_millis(200);
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return None;
+    }
+    let (clock, word) = (SystemClock::new(), CachePadded::new(AtomicU64::new(0)));
+    let over = CachePadded::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Relaxed: a flag that is polled.
+            while !over.load(Relaxed) {
+                // Acquire and Release, here and below, as whoever hands something over would have it; the next value is for us, or is not there yet.
+                match word.load(Acquire) {
+                    turn if turn % 2 == 1 => word.store(turn + 1, Release),
+                    _ => hint::spin_loop(),
+                }
+            }
+        });
+        let mut least = None;
+        let mut turn = 0;
+        'times: for time in 0..=5 {
+            let start = clock.now();
+            for _ in 0..TRIPS {
+                word.store(turn + 1, Release);
+                let mut spins = 0_u32;
+                while word.load(Acquire) != turn + 2 {
+                    hint::spin_loop();
+                    spins = spins.wrapping_add(1);
+                    if spins.is_multiple_of(4_096) && clock.now().saturating_since(start) > PATIENCE {
+                        break 'times;
+                    }
+                }
+                turn += 2;
+            }
+            let one_way = nanos(clock.now().saturating_since(start)) / (2 * TRIPS);
+            // The first time wakes the other one up.
+            if time > 0 {
+                least = Some(least.map_or(one_way, |least: u64| least.min(one_way)));
+            }
+        }
+        // Relaxed: as above.
+        over.store(true, Relaxed);
+        least
+    })
+}
+
 /// How much of the machine others have had since a moment.
 #[derive(Debug)]
 pub(super) struct Meter(Option<Reading>);
@@ -145,5 +201,34 @@ impl Reading {
         let second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()?? as f64;
         let all: f64 = ticks.iter().sum();
         Some(Self { busy: (all - ticks[3] - ticks[4]) / second, all: all / second, own: cpu_time().as_secs_f64() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::primitive::clock::Instant;
+
+    #[test]
+    fn it_says_what_can_be_said_of_a_machine() {
+        let machine = Machine::look();
+        assert!(machine.cores > 0 && machine.two_threads > 0.0 && !machine.kernel.is_empty());
+        assert!(machine.idle_p9999_ns <= machine.idle_max_ns && (0.0..=1.0).contains(&machine.idle_stolen));
+        assert_eq!(machine.busy, machine.two_threads < 1.6);
+        assert!(!machine.release, "a test is not built for speed");
+        assert!(machine.handover_ns.is_none_or(|nanos| nanos > 0));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_this_program_uses_is_not_what_others_have() {
+        let (meter, clock) = (Meter::start(), SystemClock::new());
+        let all = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        let before = cpu_time();
+        while clock.now().saturating_since(Instant::ZERO) < Duration::from_millis(500) {}
+        let own = (cpu_time() - before).as_secs_f64();
+        let others = meter.others().expect("the system tells");
+        // Its clock ticks in hundredths, and each processor's are rounded.
+        assert!(others <= 1.0 - own / (0.5 * all) + 0.2, "{others}, and this program had {own} s of {all} processors");
     }
 }

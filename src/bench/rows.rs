@@ -124,7 +124,7 @@ fn quantile_of(samples: &Histogram<u64>, quantile: f64) -> Option<u64> {
 }
 
 /// What one run has brought, as a line of JSON.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Row {
     /// The cell.
     pub suite: &'static str,
@@ -168,4 +168,70 @@ pub struct Row {
     /// What the scenario adds.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{SUITES, suite};
+
+    #[test]
+    fn a_percentile_beyond_the_samples_is_none() {
+        let mut samples = crate::bench::load::histogram();
+        samples += 7;
+        assert_eq!(quantile_of(&samples, 0.5), None, "half a sample lies beyond");
+        (1..10_000).for_each(|_| samples += 7);
+        assert_eq!([0.5, 0.99, 0.999, 0.9999].map(|quantile| quantile_of(&samples, quantile)), [Some(7); 4]);
+        assert_eq!(quantile_of(&samples, 0.99999), None);
+    }
+
+    #[test]
+    fn a_plan_takes_what_it_names_and_all_where_it_names_nothing() {
+        let pool = suite("pool").unwrap();
+        let scenarios = (pool.scenarios)(Mode::Quick);
+        let plan = |names: &[&str], threads: &[usize], impls: &[&str]| Plan {
+            mode: Mode::Quick,
+            rounds: 1,
+            run: Duration::ZERO,
+            scenarios: names.iter().map(ToString::to_string).collect(),
+            threads: threads.to_vec(),
+            impls: impls.iter().map(ToString::to_string).collect(),
+        };
+        let cells = |plan: Plan| {
+            let of = |cell: &Cell<'_>| (cell.scenario.name, cell.threads, cell.impls.len());
+            plan.cells(pool, &scenarios).iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(cells(plan(&[], &[], &[])).len(), 6 * 5 + 1);
+        assert_eq!(cells(plan(&["ample"], &[3], &[])), [("ample", 3, 6)]);
+        assert_eq!(cells(plan(&["whale"], &[3], &[])), [], "eight threads or none");
+        assert_eq!(cells(plan(&["whale"], &[3, 8], &[])), [("whale", 8, 4)]);
+        assert_eq!(cells(plan(&["flow", "mixed"], &[1], &["mutex-stripes"])), [("mixed", 1, 1)]);
+    }
+
+    #[test]
+    fn every_implementation_of_every_scenario_runs_both_passes() {
+        for suite in SUITES {
+            let scenarios = (suite.scenarios)(Mode::Quick);
+            let run = Duration::from_millis(3);
+            let (scenario, threads, impls) = (Vec::new(), vec![3, 8], Vec::new());
+            let plan = Plan { mode: Mode::Quick, rounds: 2, run, scenarios: scenario, threads, impls };
+            for cell in plan.cells(suite, &scenarios) {
+                let (mut rows, mut asked) = (Vec::new(), 0);
+                let go_on = |_: &str, _| {
+                    asked += 1;
+                    true
+                };
+                plan.measure(&cell, go_on, |row| rows.push(row));
+                assert_eq!((rows.len(), asked), (2 * cell.impls.len(), 3 * cell.impls.len()));
+                let order: Vec<_> = rows.iter().map(|row| (row.round, row.name)).collect();
+                let names = || cell.impls.iter().map(|one| one.name);
+                let want: Vec<_> = (1..=2).flat_map(|round| names().map(move |name| (round, name))).collect();
+                assert_eq!(order, want, "A B A B");
+                for row in rows {
+                    assert!(row.ops > 0 && row.ops_per_s > 0.0 && row.seconds > 0.0, "{row:?}");
+                    assert!(row.max_ns > 0, "{row:?}");
+                }
+            }
+        }
+    }
 }

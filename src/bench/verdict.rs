@@ -236,3 +236,91 @@ pub struct Summary {
     /// The share of the processors that other programs had while the cell was measured, from 0 to 1. More than some hundredths spoil the figures.
     pub others: Option<f64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of a cell with this many threads.
+    fn row(name: &'static str, round: u32, threads: usize, ops_per_s: f64, p9999_ns: Option<u64>) -> Row {
+        let row = Row { name, round, threads, ops_per_s, p9999_ns, ..Row::default() };
+        Row { suite: "pool", scenario: "ample", mode: "full", ..row }
+    }
+
+    /// Five rounds: the lock-free pool has 2, 3, 4, 5, 9 times what parking_lot has, which is stronger than std and has the worse tail.
+    fn cell(threads: usize) -> Vec<Row> {
+        let rounds = [(1, 4.0), (2, 9.0), (3, 2.0), (4, 5.0), (5, 3.0)];
+        let rows = rounds.into_iter().flat_map(|(round, ratio)| {
+            let drift = 100.0 * f64::from(round);
+            [
+                row("lockfree", round, threads, ratio * drift, Some(10)),
+                row("mutex", round, threads, 0.5 * drift, Some(200)),
+                row("mutex-parking-lot", round, threads, drift, Some(400)),
+            ]
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn a_ratio_is_the_median_over_rounds_against_the_strongest_twin() {
+        let summary = Comparison::rate("lockfree", Who::StrongestTwin).at_least(3.0, 5.0).of(&cell(2), None).unwrap();
+        assert_eq!(summary.ratio_to, Some("mutex-parking-lot"));
+        let spread = [summary.ratio_median, summary.ratio_q1, summary.ratio_min, summary.ratio_max];
+        assert_eq!(spread, [4.0, 3.0, 2.0, 9.0].map(Some));
+        assert_eq!((summary.floor, summary.met), (Some(5.0), Some(false)));
+        let single = Comparison::rate("lockfree", Who::StrongestTwin).at_least(3.0, 5.0).of(&cell(1), None).unwrap();
+        assert_eq!((single.floor, single.met), (Some(3.0), Some(true)));
+    }
+
+    #[test]
+    fn a_tail_is_compared_with_the_best_twins_and_less_is_better() {
+        let tail = Comparison::tail("lockfree", Who::BestTail).at_most(0.05).from(4);
+        let summary = tail.of(&cell(4), None).unwrap();
+        assert_eq!((summary.ratio_to, summary.ratio_median, summary.met), (Some("mutex"), Some(0.05), Some(true)));
+        let summary = tail.of(&cell(2), None).unwrap();
+        assert_eq!((summary.ratio_median, summary.floor, summary.met), (Some(0.05), None, None), "no floor below four");
+        assert_eq!(
+            Comparison::tail("lockfree", Who::BestTail).at_most(0.04).of(&cell(4), None).unwrap().met,
+            Some(false)
+        );
+    }
+
+    #[test]
+    fn who_was_not_run_or_has_no_such_figure_is_not_compared() {
+        assert_eq!(Comparison::rate("lockfree", Who::Named("mutex-stripes")).of(&cell(1), None), None);
+        assert_eq!(Comparison::rate("lockfree", Who::StrongestTwin).of(&cell(1)[..1], None), None);
+        assert_eq!(Comparison::rate("lockfree", Who::StrongestTwin).of(&[], None), None);
+        let rows = [row("lockfree", 1, 1, 1.0, None), row("mutex", 1, 1, 1.0, Some(9))];
+        assert_eq!(Comparison::tail("lockfree", Who::BestTail).of(&rows, None), None);
+    }
+
+    #[test]
+    fn an_interrupted_round_counts_for_those_that_were_run_in_it() {
+        let mut rows = cell(2);
+        // The last round has the lock-free pool alone: 4, 9, 2, 5 are left.
+        rows.truncate(13);
+        let summary = Comparison::rate("lockfree", Who::StrongestTwin).of(&rows, None).unwrap();
+        assert_eq!((summary.ratio_median, summary.ratio_min), (Some(5.0), Some(2.0)));
+    }
+
+    #[test]
+    fn overtakes_are_the_worst_of_all_rounds_and_every_request_is_served() {
+        let whale = |round, tries: u64, served: u64, overtakes: u64, bound: Option<u64>| {
+            let mut row = row("lockfree", round, 8, 1.0, None);
+            let figures = [("tries", tries), ("served", served), ("max_overtakes", overtakes)];
+            row.extra.extend(figures.map(|(key, figure)| (key.to_owned(), figure.into())));
+            row.extra.insert("bound".to_owned(), bound.into());
+            row
+        };
+        let of = |rows: &[Row]| Comparison::overtakes("lockfree").of(rows, None).unwrap();
+        let summary = of(&[whale(1, 9, 9, 3, Some(4)), whale(2, 9, 9, 4, Some(4))]);
+        assert_eq!((summary.worst, summary.floor, summary.met), (Some(4), Some(4.0), Some(true)));
+        assert_eq!(of(&[whale(1, 9, 9, 5, Some(4)), whale(2, 9, 9, 0, Some(4))]).met, Some(false));
+        assert_eq!(
+            of(&[whale(1, 9, 8, 0, Some(4)), whale(2, 9, 9, 0, Some(4))]).met,
+            Some(false),
+            "one was not served"
+        );
+        assert_eq!(of(&[whale(1, 9, 9, 7, None)]).met, None, "no promise, no verdict");
+    }
+}

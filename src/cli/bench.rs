@@ -141,14 +141,15 @@ const SPOILT: f64 = 0.05;
 /// A table of rates for each scenario, and the verdicts.
 fn text(machine: &Machine, measured: &[Measured], summaries: &[Summary]) -> String {
     let mut text = format!(
-        "{}, {} cores, {}; idle loop p99.99 {}, max {}; two threads do {:.2} x one's arithmetic{}\n",
+        "{}, {} cores, {}; idle loop p99.99 {}, max {}; two threads do {:.2} x one's arithmetic{}, and hand a line over in {}\n",
         machine.machine.as_deref().unwrap_or(machine.arch),
         machine.cores,
         machine.kernel,
         nanos(machine.idle_p9999_ns),
         nanos(machine.idle_max_ns),
         machine.two_threads,
-        if machine.busy { ": busy" } else { "" },
+        if machine.busy { " (busy)" } else { "" },
+        machine.handover_ns.map_or_else(|| "unknown time".to_owned(), nanos),
     );
     let scenario = |row: &Row| (row.suite, row.scenario, row.record_bytes);
     let rows: Vec<&[Row]> = measured.iter().map(|cell| &cell.rows[..]).filter(|rows| !rows.is_empty()).collect();
@@ -158,7 +159,7 @@ fn text(machine: &Machine, measured: &[Measured], summaries: &[Summary]) -> Stri
         text += &format!("\n{suite} {name}{bytes}: operations a second and p99.99 by threads\n{}\n", rates(cells));
     }
     if !summaries.is_empty() {
-        text += "\nRatios of a round by threads: the median over the rounds, and the spread. Floors are read by people and gate nothing.\n";
+        text += "\nRatios of a round by threads: the median over the rounds, and the spread; ? where the floor lies within it. Floors are read by people and gate nothing.\n";
         text += &format!("{}\n", verdicts(summaries));
         let judged: Vec<bool> = summaries.iter().filter_map(|summary| summary.met).collect();
         text += &format!("{} of {} floors met\n", judged.iter().filter(|met| **met).count(), judged.len());
@@ -209,12 +210,24 @@ fn rates(cells: &[&[Row]]) -> Table {
             let waits = of(|row| row.extra.get("waits_per_op").and_then(serde_json::Value::as_f64));
             let tail = tail.map_or_else(String::new, |tail| format!(", {}", nanos(tail as u64)));
             let waits = waits.map_or_else(String::new, |waits| format!(", {waits:.2} waits"));
-            format!("{}{tail}{waits}", rate_text(rate))
+            format!("{}{tail}{waits}{}", rate_text(rate), whales(rows, name))
         };
         table.add_row(std::iter::once(name.to_owned()).chain(cells.iter().map(cell)).collect::<Vec<_>>());
     }
     right(&mut table, 1);
     table
+}
+
+/// What became of whole-pool requests, over all rounds.
+fn whales(rows: &[Row], name: &str) -> String {
+    let figures = |key: &str| {
+        let own = rows.iter().filter(|row| row.name == name);
+        own.filter_map(|row| row.extra.get(key).and_then(serde_json::Value::as_u64)).collect::<Vec<_>>()
+    };
+    let Some(longest) = figures("longest_wait_ns").into_iter().max() else { return String::new() };
+    let [served, tries] = ["served", "tries"].map(|key| figures(key).iter().sum::<u64>());
+    let overtakes = figures("max_overtakes").into_iter().max().unwrap_or(0);
+    format!("; whole pool: {served} of {tries} served, {} at most, {overtakes} overtakes at most", nanos(longest))
 }
 
 fn rate_text(rate: f64) -> String {
@@ -272,5 +285,7 @@ fn verdict(summary: &Summary) -> String {
         _ => String::new(),
     };
     let mark = summary.met.map_or("", |met| if met { " met" } else { " MISSED" });
-    format!("{figure}{mark}")
+    let spread = summary.floor.zip(summary.ratio_min.zip(summary.ratio_max));
+    let open = spread.is_some_and(|(floor, (least, most))| least < floor && floor < most);
+    format!("{figure}{mark}{}", if open { "?" } else { "" })
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::{Buffer, BufferPool, Lease, PoolError, PoolSnapshot, Release, Released, WayBack};
-use crate::primitive::clock::SharedClock;
+use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::lock::{LockFamily, Mutex};
 use crate::primitive::parker::Parker;
 use crate::primitive::step;
@@ -348,6 +348,10 @@ impl<F: LockFamily> BufferPool for MutexPool<F> {
         };
         // SAFETY: the core came from a box and has booked the lease; MPOOL-1 and MPOOL-2.
         Ok(unsafe { Lease::new(buffer, self.0) })
+    }
+
+    fn now(&self) -> Instant {
+        self.core().clock.now()
     }
 
     fn queued(&self) -> usize {

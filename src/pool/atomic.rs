@@ -106,7 +106,7 @@ use super::{Buffer, BufferPool, Lease, PoolError, PoolOptions, PoolSnapshot, Rel
 use crate::batch::contain;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::primitive::atomic::{AtomicI64, AtomicU64, AtomicUsize};
-use crate::primitive::clock::SharedClock;
+use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::{epoch, step, thread};
 
 /// Buffers that are taken off another's stripe at once, at most.
@@ -280,7 +280,7 @@ impl AtomicPoolCore {
     /// Brings buffers from a stripe to the word: kept before their bytes are credited. How many granules they are.
     fn bring(&self, chain: Chain) -> u64 {
         let granules = u64::from(chain.count) * self.granules(self.poolable);
-        self.slots.keep(chain);
+        self.slots.keep(chain, thread::ordinal());
         // SAFETY: the handle lives: we are called through it, or by it when it goes, and then pinned. Were these the last bytes, the caller would be that one.
         let last = unsafe { Self::credit(NonNull::from(self), granules) };
         debug_assert!(!last, "the handle that goes has its own way");
@@ -413,7 +413,7 @@ impl AtomicPoolCore {
                     break;
                 }
                 if !word.quiet() {
-                    core.slots.keep_one(&slot);
+                    core.slots.keep_one(&slot, thread::ordinal());
                     break;
                 }
                 let back = if seen.is_shut() {
@@ -451,7 +451,7 @@ impl AtomicPoolCore {
             if warm * self.poolable as u64 <= self.bytes_available(word) {
                 return;
             }
-            let Some(slot) = self.slots.take_warm() else { return };
+            let Some(slot) = self.slots.take_warm(thread::ordinal()) else { return };
             self.slots.break_up(slot, thread::ordinal());
         }
     }
@@ -464,7 +464,7 @@ impl AtomicPoolCore {
     /// A buffer for bytes that were debited.
     fn buffer(&self, size: usize) -> Option<Buffer> {
         if size == self.poolable {
-            if let Some(slot) = self.slots.take_warm() {
+            if let Some(slot) = self.slots.take_warm(thread::ordinal()) {
                 return Some(self.slots.buffer(&slot));
             }
             self.make_room();
@@ -675,6 +675,10 @@ impl BufferPool for AtomicPool {
         self.allocate_telling(size, max_block, || ())
     }
 
+    fn now(&self) -> Instant {
+        self.core().clock.now()
+    }
+
     fn queued(&self) -> usize {
         self.core().queued()
     }
@@ -718,7 +722,7 @@ impl Drop for AtomicPool {
             }
             if let Some(chain) = stripe.shut(core.slots.table()) {
                 let granules = u64::from(chain.count) * core.granules(core.poolable);
-                core.slots.keep(chain);
+                core.slots.keep(chain, thread::ordinal());
                 // SAFETY: pinned since before GONE was set, and the bytes were in our hands.
                 last = unsafe { AtomicPoolCore::credit(self.0, granules) };
             }

@@ -25,7 +25,7 @@ pub use atomic::{ChainInHand, Hand, HandOnWaker, InHand, Stacks, Stander};
 pub use atomic::{Allocate, AtomicPool, AtomicPoolCore};
 pub use lease::{Buffer, Lease, Release, Released, WayBack};
 
-use crate::primitive::clock::SharedClock;
+use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::thread;
 
 /// How the lock-free pool orders those who ask, and on how much it spreads them.
@@ -46,9 +46,9 @@ impl PoolOptions {
 }
 
 impl Default for PoolOptions {
-    /// Overtaking up to 1 000 times, and four stripes for each thread that can run at once, at most 64.
+    /// Overtaking up to 256 times, and four stripes for each thread that can run at once, at most 64.
     fn default() -> Self {
-        Self { overtaking: 1_000, stripes: (4 * thread::parallelism()).next_power_of_two().min(64) }
+        Self { overtaking: 256, stripes: (4 * thread::parallelism()).next_power_of_two().min(64) }
     }
 }
 
@@ -152,6 +152,25 @@ pub trait BufferPool: fmt::Debug + Send + Sync + Sized + 'static {
     /// # Errors
     /// [`PoolError`].
     fn allocate(&self, size: usize, max_block: Duration) -> Result<Lease<Self::Owner>, PoolError>;
+
+    /// What the pool's clock shows, by which its waits are timed.
+    fn now(&self) -> Instant;
+
+    /// [`BufferPool::allocate`] without waiting (POOL-13).
+    ///
+    /// # Errors
+    /// [`PoolError`]; [`PoolError::Exhausted`] if there was too little at one instant, or somebody was before the caller.
+    fn try_allocate(&self, size: usize) -> Result<Lease<Self::Owner>, PoolError> {
+        self.allocate(size, Duration::ZERO)
+    }
+
+    /// [`BufferPool::allocate`], waiting until `deadline` at the latest. A deadline that is over is a try.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    fn allocate_until(&self, size: usize, deadline: Instant) -> Result<Lease<Self::Owner>, PoolError> {
+        self.allocate(size, deadline.saturating_since(self.now()))
+    }
 
     /// Callers blocked now (POOL-22).
     fn queued(&self) -> usize;

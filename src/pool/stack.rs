@@ -244,6 +244,11 @@ impl Stack {
     }
 }
 
+/// The stack of the thread of that number, of a power of two of them.
+fn of(stacks: &[CachePadded<Stack>], thread: usize) -> &Stack {
+    &stacks[thread & (stacks.len() - 1)]
+}
+
 /// The slots, and the stacks of theirs that are no stripes.
 pub(super) struct Slots {
     /// Close together: those that one thread takes and gives back one after the other share lines, and with no other thread's, see `idle`.
@@ -252,8 +257,8 @@ pub(super) struct Slots {
     memory: Box<[UnsafeCell<Option<NonNull<u8>>>]>,
     /// Bytes of a buffer.
     size: usize,
-    /// Slots with a buffer whose bytes are in the pool's word: memory kept warm, not budget.
-    warm: CachePadded<Stack>,
+    /// Slots with a buffer whose bytes are in the pool's word: memory kept warm, not budget. A thread keeps them on its own, numbered as its stripe, and takes those of others when it has none.
+    warm: Box<[CachePadded<Stack>]>,
     /// Slots without a buffer: a thread has its own, numbered as its stripe, and takes those of others when they are used up.
     idle: Box<[CachePadded<Stack>]>,
 }
@@ -280,8 +285,9 @@ impl Slots {
             CachePadded::new(Stack(AtomicU64::new(if own.is_empty() { 0 } else { own.end })))
         });
         let idle = idle.collect();
+        let warm = (0..stripes).map(|_| CachePadded::new(Stack::new())).collect();
         let memory = (0..count).map(|_| UnsafeCell::new(None)).collect();
-        Self { links: links.into(), memory, size, warm: CachePadded::new(Stack::new()), idle }
+        Self { links: links.into(), memory, size, warm, idle }
     }
 
     /// What stacks stand on.
@@ -314,7 +320,7 @@ impl Slots {
 
     /// A new buffer, zeroed, for the thread of that number; without a slot if there is none left. `None` if the machine has no memory.
     pub(super) fn make(&self, thread: usize) -> Option<Buffer> {
-        let mut idle = (0..self.idle.len()).map(|further| &self.idle[(thread + further) & (self.idle.len() - 1)]);
+        let mut idle = (thread..).take(self.idle.len()).map(|of_whom| of(&self.idle, of_whom));
         let Some(slot) = idle.find_map(|idle| idle.pop(&self.links, "slots.take-idle")) else {
             return Buffer::zeroed(self.size);
         };
@@ -332,7 +338,7 @@ impl Slots {
     }
 
     fn rest(&self, slot: &Slot, thread: usize) {
-        let never_shut = self.idle[thread & (self.idle.len() - 1)].push(&self.links, slot, "slots.give-idle");
+        let never_shut = of(&self.idle, thread).push(&self.links, slot, "slots.give-idle");
         debug_assert!(never_shut.is_ok());
     }
 
@@ -344,36 +350,38 @@ impl Slots {
         self.rest(&slot, thread);
     }
 
-    /// Keeps the buffers of these slots warm. Their bytes are not in the pool's word yet.
-    pub(super) fn keep(&self, chain: Chain) {
-        let never_shut = self.warm.push_chain(&self.links, chain, "slots.keep");
+    /// Keeps the buffers of these slots warm, for the thread of that number first. Their bytes are not in the pool's word yet.
+    pub(super) fn keep(&self, chain: Chain, thread: usize) {
+        let never_shut = of(&self.warm, thread).push_chain(&self.links, chain, "slots.keep");
         debug_assert!(never_shut.is_ok());
     }
 
     /// The same for one.
-    pub(super) fn keep_one(&self, slot: &Slot) {
-        let never_shut = self.warm.push(&self.links, slot, "slots.keep");
+    pub(super) fn keep_one(&self, slot: &Slot, thread: usize) {
+        let never_shut = of(&self.warm, thread).push(&self.links, slot, "slots.keep");
         debug_assert!(never_shut.is_ok());
     }
 
-    /// The buffer kept last, if there is one.
-    pub(super) fn take_warm(&self) -> Option<Slot> {
-        self.warm.pop(&self.links, "slots.take-warm")
+    /// The buffer that the thread of that number has kept last, or another's, if there is one.
+    pub(super) fn take_warm(&self, thread: usize) -> Option<Slot> {
+        (thread..).take(self.warm.len()).find_map(|of_whom| of(&self.warm, of_whom).pop(&self.links, "slots.take-warm"))
     }
 
-    /// How many buffers are kept warm.
+    /// How many buffers are kept warm; so, if nobody keeps or takes one meanwhile.
     pub(super) fn warm(&self) -> u64 {
-        self.depth(self.warm.head())
+        self.warm.iter().map(|stack| self.depth(stack.head())).sum()
     }
 
     /// How many buffers are kept warm, and what `look` has found, both of one instant: none was kept or taken from before the one until after the other. Lock-free: it
     /// looks again only if one was.
     pub(super) fn warm_and<T>(&self, look: impl Fn() -> T) -> (u64, T) {
-        let mut before = self.warm.head();
+        let heads = || self.warm.iter().map(|stack| stack.head()).collect::<Vec<_>>();
+        let mut before = heads();
         loop {
-            let (count, found) = (self.depth(before), look());
+            let count = before.iter().map(|head| self.depth(*head)).sum();
+            let found = look();
             step("slots.looked");
-            let now = self.warm.head();
+            let now = heads();
             if now == before {
                 return (count, found);
             }
@@ -390,7 +398,7 @@ impl Slots {
 
     /// Frees the buffers kept warm.
     pub(super) fn drain(&self) {
-        while let Some(slot) = self.take_warm() {
+        while let Some(slot) = self.take_warm(0) {
             self.break_up(slot, 0);
         }
     }
@@ -463,12 +471,12 @@ mod tests {
         let (first, rest) = slots.split(three);
         let rest = rest.unwrap();
         assert_eq!(rest.count, 2);
-        slots.keep(rest);
+        slots.keep(rest, 0);
         assert_eq!(slots.warm(), 2);
         let half = stack.pop_some(slots.table(), 100, 0, "").unwrap();
         assert_eq!((half.count, slots.depth(stack.head())), (3, 2));
         assert!(stack.pop_some(slots.table(), 100, 2, "").is_none(), "they are to be left");
-        slots.keep(half);
+        slots.keep(half, 1);
         let one = stack.pop_some(slots.table(), 100, 1, "").unwrap();
         assert_eq!(one.count, 1);
         let (last, none) = slots.split(one);

@@ -4,6 +4,7 @@
 
 #![cfg(unix)]
 
+mod bench;
 mod compare;
 mod damage;
 mod produce;

@@ -11,10 +11,7 @@ use crate::primitive::{Arc, thread_local};
 
 /// The pool as it comes.
 pub(super) fn lockfree(total: u64, clock: SharedClock) -> AtomicPool {
-    let o = std::env::var("OVER")
-        .ok()
-        .map_or(PoolOptions::default(), |o| PoolOptions { overtaking: o.parse().unwrap(), ..PoolOptions::default() });
-    AtomicPool::with_options(total, BATCH, clock, o)
+    AtomicPool::new(total, BATCH, clock)
 }
 
 /// The pool in which nobody overtakes one who waits.

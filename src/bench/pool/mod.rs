@@ -15,8 +15,8 @@
 //!
 //! # Rings
 //! `ample-cross` and `flow` hand leases over by single-producer rings (`rtrb`), the same for every implementation; a lease is written into its slot and dropped there, never moved. All rings together hold three quarters of the pool,
-//! so the pool itself never makes anybody wait. Who finds its ring full gives back what it has to, and else yields; that is not counted, nor timed. With more threads than processors a thread can
-//! do no more than a ring's length before the next thread must run, so the scheduler's part is in these rows, alike for all.
+//! so the pool itself never makes anybody wait. Who finds its ring full takes no more before it is half empty, so that threads take long turns; meanwhile it gives back what it has to, and yields when there is nothing. That is
+//! not timed, and no operation; `yields_per_op` says how often. With more threads than processors a thread can do no more than a ring's length before the next thread must run, so the scheduler's part is in these rows, alike for all.
 //!
 //! # `scarce`
 //! A buffer is held by a thread that reads the clock until the time is over: by work, that is, not by sleep. `waits_per_op` is the share of allocations that slept. No hook in the pools tells: both read their
@@ -33,6 +33,8 @@
 
 mod impls;
 mod stripes;
+#[cfg(test)]
+mod tests;
 mod whale;
 
 use std::time::Duration;
@@ -159,6 +161,7 @@ fn ample<P: Pool>(make: impl Fn(u64, SharedClock) -> P, task: &Task) -> Run {
             touch(P::bytes(&mut taken), count);
             Done::Now
         },
+        helpers: 0,
         timed_each: TIMED_EACH,
         rate: RATE,
     };
@@ -177,6 +180,7 @@ fn mixed<P: Pool>(make: impl Fn(u64, SharedClock) -> P, task: &Task) -> Run {
             touch(P::bytes(&mut taken), count);
             Done::Now
         },
+        helpers: 0,
         timed_each: TIMED_EACH,
         rate: RATE / 2,
     };
@@ -185,20 +189,38 @@ fn mixed<P: Pool>(make: impl Fn(u64, SharedClock) -> P, task: &Task) -> Run {
     run
 }
 
+/// A ring's end for whoever takes buffers.
+struct Out<T> {
+    ring: Producer<T>,
+    /// It was found full, and is not half empty yet.
+    full: bool,
+}
+
 /// Rings for so many threads that hold three quarters of the pool between them.
-fn rings<T>(threads: usize) -> (Vec<Producer<T>>, Vec<Consumer<T>>) {
+fn rings<T>(threads: usize) -> (Vec<Out<T>>, Vec<Consumer<T>>) {
     let slots = TOTAL as usize / BATCH * 3 / 4 / threads;
-    (0..threads).map(|_| RingBuffer::new(slots.max(1))).unzip()
+    let ring = |_| {
+        let (ring, consumer) = RingBuffer::new(slots.max(1));
+        (Out { ring, full: false }, consumer)
+    };
+    (0..threads).map(ring).unzip()
 }
 
 /// Takes a buffer into the ring, if there is room for it.
 #[inline]
-fn push<'p, P: Pool>(pool: &'p P, ring: &mut Producer<P::Taken<'p>>, count: u64) -> bool {
-    let Ok(mut chunk) = ring.write_chunk_uninit(1) else { return false };
+fn push<'p, P: Pool>(pool: &'p P, out: &mut Out<P::Taken<'p>>, count: u64) -> bool {
+    if out.full && out.ring.slots() < out.ring.buffer().capacity() / 2 {
+        return false;
+    }
+    let Ok(mut chunk) = out.ring.write_chunk_uninit(1) else {
+        out.full = true;
+        return false;
+    };
     let (slots, _) = chunk.as_mut_slices();
     touch(P::bytes(slots[0].write(pool.take(BATCH, Duration::ZERO))), count);
     // SAFETY: the chunk's only slot has just been written.
     unsafe { chunk.commit_all() };
+    out.full = false;
     true
 }
 
@@ -219,7 +241,7 @@ fn cross_on<'p, P: Pool>(pool: &'p P, task: &Task) -> Run {
     let load = Load {
         clock: &SystemClock::new(),
         states: to_next.into_iter().zip(from_before).collect(),
-        op: |(to_next, from_before): &mut (Producer<P::Taken<'p>>, Consumer<P::Taken<'p>>), count| {
+        op: |(to_next, from_before): &mut (Out<P::Taken<'p>>, Consumer<P::Taken<'p>>), count| {
             let pushed = push(pool, to_next, count);
             let popped = pop(from_before);
             match (pushed, popped) {
@@ -228,6 +250,7 @@ fn cross_on<'p, P: Pool>(pool: &'p P, task: &Task) -> Run {
                 (false, false) => Done::NotYet,
             }
         },
+        helpers: 0,
         timed_each: TIMED_EACH,
         rate: RATE,
     };
@@ -245,9 +268,10 @@ fn flow_on<'p, P: Pool>(pool: &'p P, task: &Task) -> Run {
     let load = Load {
         clock: &SystemClock::new(),
         states: producers,
-        op: |ring: &mut Producer<P::Taken<'p>>, count| {
-            if push(pool, ring, count) { Done::Now } else { Done::NotYet }
+        op: |out: &mut Out<P::Taken<'p>>, count| {
+            if push(pool, out, count) { Done::Now } else { Done::NotYet }
         },
+        helpers: 1,
         timed_each: TIMED_EACH,
         rate: RATE,
     };
@@ -279,6 +303,7 @@ fn scarce<P: Pool>(make: impl Fn(u64, SharedClock) -> P, task: &Task, hold: Dura
             }
             Done::At(got)
         },
+        helpers: 0,
         timed_each: 1,
         rate,
     };

@@ -130,6 +130,7 @@ pub(super) fn run<P: Pool>(make: impl Fn(u64, SharedClock) -> P, task: &Task) ->
             }
             Done::Now
         },
+        helpers: 0,
         timed_each: 4,
         rate: 1,
     };
