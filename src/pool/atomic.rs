@@ -444,15 +444,16 @@ impl AtomicPoolCore {
 
     /// Breaks up warm buffers until what they hold is available (L10): what was debited is about to be made anew.
     fn make_room(&self) {
-        // With none at all at one instant it does not matter what was available then.
-        while self.slots.warm() > 0 {
-            // A release in between would make it look as if there were room: its bytes available, its buffer not counted (POOL-G).
+        loop {
+            // A release in between would make it look as if there were room: its bytes available, its buffer not counted (POOL-G). So it is with none at all: where one is kept on a stack that was
+            // looked at and one taken from a stack that was not, there never was an instant with none.
             let (warm, word) = self.slots.warm_and(|| self.load());
             if warm * self.poolable as u64 <= self.bytes_available(word) {
                 return;
             }
-            let Some(slot) = self.slots.take_warm(thread::ordinal()) else { return };
-            self.slots.break_up(slot, thread::ordinal());
+            if let Some(slot) = self.slots.take_warm(thread::ordinal()) {
+                self.slots.break_up(slot, thread::ordinal());
+            }
         }
     }
 

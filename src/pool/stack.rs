@@ -132,9 +132,9 @@ impl Stack {
             // Relaxed: ordered by the Acquire of the head that it belongs to; if the slot has moved on, the CAS fails by the tag.
             let next = next_of(table[top as usize].load(Relaxed));
             step(at);
-            // Relaxed: the tag makes it the very head that was loaded. The next pop reads through our exchange, as through any, what the pushes before it
-            // released. Acquire on failure: as the load.
-            match self.0.compare_exchange_weak(head.0, head.with_top(next).0, Relaxed, Acquire) {
+            // The tag makes it the very head that was loaded. Release pairs with the Acquire of heads: who finds it gone from here sees a slot that we have put elsewhere before, so that whoever
+            // looks at several stacks does not find all of them empty while one never was. Acquire on failure: as the load.
+            match self.0.compare_exchange_weak(head.0, head.with_top(next).0, Release, Acquire) {
                 Ok(_) => return Some(Slot(top)),
                 Err(now) => head = Head(now),
             }
@@ -158,8 +158,8 @@ impl Stack {
                 count += 1;
             }
             step(at);
-            // Relaxed, Acquire on failure: as in `pop`.
-            match self.0.compare_exchange_weak(head.0, head.with_top(next_of(link)).0, Relaxed, Acquire) {
+            // Release, Acquire on failure: as in `pop`.
+            match self.0.compare_exchange_weak(head.0, head.with_top(next_of(link)).0, Release, Acquire) {
                 Ok(_) => return Some(Chain { top, count: count as u32, whole: false }),
                 Err(now) => head = Head(now),
             }
