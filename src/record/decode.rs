@@ -2,8 +2,10 @@
 //!
 //! The decoder trusts nothing. Every count and length is checked against the bytes that are left
 //! before it is used, so a hostile batch costs at most one pass over its own bytes. Nothing here
-//! panics, allocates or copies: keys, values and headers are slices of the input.
+//! panics, allocates or copies: keys, values and headers are slices of the input, or, of a compressed batch, of the space that the caller gave
+//! for its records.
 
+use super::codec::Decoder;
 use super::crc::crc32c;
 use super::entry::Header;
 use super::error::{DecodeError, Field};
@@ -147,16 +149,56 @@ impl<'a> RecordBatch<'a> {
     ///
     /// The iterator ends after the first error. It yields one if the bytes hold fewer or more
     /// records than the header says, so a walk without an error has seen the batch whole.
+    /// Of a compressed batch it yields [`DecodeError::Compressed`]: see [`decompress`](Self::decompress).
     /// Kafka: `DefaultRecordBatch.iterator`, `DefaultRecord.readFrom`.
     #[inline]
     pub fn records(&self) -> Records<'a> {
-        Records {
-            batch: *self,
-            cursor: Cursor { bytes: self.bytes, at: BATCH_OVERHEAD },
-            found: 0,
-            least_delta: 0,
-            done: false,
+        Records::new(self.header, self.codec, self.bytes)
+    }
+
+    /// As [`records`](Self::records), decompressed if need be: then they lie in `space`, which grows by at most `limit` bytes of records and a header. What was in
+    /// `space` is gone.
+    ///
+    /// # Errors
+    /// [`DecodeError::Stream`] if the records cannot be decompressed, or have more than `limit` bytes.
+    ///
+    /// ```
+    /// use unlatched::record::codec::{Compression, DEFAULT_LIMIT, Decoder, Encoder};
+    /// use unlatched::record::{BATCH_OVERHEAD, Codec, HeaderSpec, Record, RecordBatch, encode_record, write_batch_header};
+    ///
+    /// let mut records = [0; 100];
+    /// let record = Record { value: Some(&[b'z'; 80]), ..Record::default() };
+    /// let len = encode_record(&mut records, 0, 0, &record);
+    /// let mut batch = vec![0; BATCH_OVERHEAD];
+    /// let mut encoder = Encoder::new(Compression::new(Codec::Zstd)).unwrap();
+    /// encoder.write(&records[..len], &mut batch)?;
+    /// encoder.finish(&mut batch)?;
+    /// write_batch_header(&mut batch, &HeaderSpec { records_count: 1, codec: Codec::Zstd, ..HeaderSpec::default() })?;
+    ///
+    /// let (batch, _) = RecordBatch::parse(&batch)?;
+    /// let mut space = Vec::new();
+    /// let mut read = batch.decompress(&mut Decoder::default(), DEFAULT_LIMIT, &mut space)?;
+    /// assert_eq!(read.next().unwrap()?.value, record.value);
+    /// assert!(read.next().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn decompress<'s>(
+        &self,
+        decoder: &mut Decoder,
+        limit: usize,
+        space: &'s mut Vec<u8>,
+    ) -> Result<Records<'s>, DecodeError>
+    where
+        'a: 's,
+    {
+        if self.codec == Codec::None {
+            return Ok(self.records());
         }
+        space.clear();
+        space.extend_from_slice(&self.bytes[..BATCH_OVERHEAD]);
+        let fault = |fault| DecodeError::Stream { codec: self.codec, fault };
+        decoder.decompress(self.codec, self.records_bytes(), limit, space).map_err(fault)?;
+        Ok(Records::new(self.header, Codec::None, space))
     }
 
     /// Reads all records and returns the first error, if there is one.
@@ -199,7 +241,9 @@ pub struct DecodedRecord<'a> {
 /// Iterator over the records of a batch; see [`RecordBatch::records`].
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
-    batch: RecordBatch<'a>,
+    header: BatchHeader,
+    /// How what the cursor walks over is compressed.
+    codec: Codec,
     cursor: Cursor<'a>,
     /// Records read so far.
     found: i32,
@@ -210,10 +254,17 @@ pub struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// Those behind the header at the front of `bytes`.
+    #[inline]
+    fn new(header: BatchHeader, codec: Codec, bytes: &'a [u8]) -> Self {
+        let cursor = Cursor { bytes, at: BATCH_OVERHEAD };
+        Records { header, codec, cursor, found: 0, least_delta: 0, done: false }
+    }
+
     fn step(&mut self) -> Result<Option<DecodedRecord<'a>>, DecodeError> {
-        let declared = self.batch.header.records_count;
-        if self.batch.codec != Codec::None {
-            return Err(DecodeError::UnsupportedCodec { codec: self.batch.codec });
+        let declared = self.header.records_count;
+        if self.codec != Codec::None {
+            return Err(DecodeError::Compressed { codec: self.codec });
         }
         let left = self.cursor.left();
         if self.found == declared {
@@ -232,7 +283,7 @@ impl<'a> Records<'a> {
     }
 
     fn read_record(&mut self) -> Result<DecodedRecord<'a>, DecodeError> {
-        let header = &self.batch.header;
+        let header = &self.header;
         let record_start = self.cursor.at;
         let mut body = self.cursor.body()?;
         let body_start = body.at;

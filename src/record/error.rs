@@ -1,9 +1,10 @@
-//! The errors of this module. Positions count bytes from the start of the batch.
+//! The errors of this module. Positions count bytes from the start of the batch; in a compressed one, as if its records stood there uncompressed.
 
 use std::fmt;
 
 use thiserror::Error;
 
+use super::codec::Fault;
 use super::header::{BATCH_OVERHEAD, Codec, LENGTH_END};
 
 /// Why the format cannot hold a record.
@@ -102,8 +103,8 @@ impl fmt::Display for Field {
 
 /// Why bytes are not a record batch.
 ///
-/// Except for [`Truncated`](DecodeError::Truncated), where reading more may help, and the two about
-/// codecs, an error means that the bytes are damaged or were made by a faulty writer.
+/// Except for [`Truncated`](DecodeError::Truncated), where reading more may help, [`Compressed`](DecodeError::Compressed), and
+/// [`Stream`](DecodeError::Stream) where the caller allows too little, an error means that the bytes are damaged or were made by a faulty writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -150,11 +151,19 @@ pub enum DecodeError {
         /// The number in the codec bits.
         id: u8,
     },
-    /// The records are compressed with a codec that cannot be read here.
-    #[error("records compressed with {codec:?} cannot be read: decompress them first")]
-    UnsupportedCodec {
+    /// The records are compressed, and were asked for as they lie.
+    #[error("the records are compressed with {codec}: have the batch decompressed")]
+    Compressed {
         /// The codec.
         codec: Codec,
+    },
+    /// The records cannot be decompressed, or are not allowed to be so large.
+    #[error("records compressed with {codec}: {fault}")]
+    Stream {
+        /// The codec.
+        codec: Codec,
+        /// What is wrong.
+        fault: Fault,
     },
     /// The header promises more records than there are bytes for.
     #[error("batch ends after {found} of {declared} records")]

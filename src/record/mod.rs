@@ -1,7 +1,7 @@
 //! Record batches as they lie on the wire: Kafka's format v2.
 //!
-//! This module knows bytes and nothing else. It holds no state, takes no locks, reads no clock,
-//! and neither the encoder nor the decoder allocates.
+//! This module knows bytes and nothing else. It takes no locks, reads no clock, and neither the encoder nor the decoder of
+//! records allocates. Compressing and decompressing, which do, are in [`codec`].
 //!
 //! # Layout
 //!
@@ -61,6 +61,7 @@
 //! | give a batch its offset | [`assign_offset`] | `DefaultRecordBatch.setLastOffset`, `.setPartitionLeaderEpoch` |
 //! | stamp log-append time | [`set_log_append_time`] | `DefaultRecordBatch.setMaxTimestamp` |
 //! | read | [`RecordBatch::parse`], [`batches`] | `DefaultRecordBatch.ensureValid`, `.iterator` |
+//! | compress; read what is compressed | [`codec::Encoder`]; [`RecordBatch::decompress`] | `Compression.wrapForOutput`; `.wrapForInput` |
 //! | count sequences | [`increment_sequence`], [`decrement_sequence`] | `DefaultRecordBatch.incrementSequence`, `.decrementSequence` |
 //!
 //! # Where the decoder is stricter than Kafka's
@@ -102,6 +103,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod codec;
 mod crc;
 mod decode;
 mod encode;

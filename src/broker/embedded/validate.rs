@@ -60,9 +60,7 @@ impl Refusal {
     fn undecodable(error: DecodeError) -> Self {
         let code = match error {
             DecodeError::UnsupportedMagic { .. } | DecodeError::NegativeRecordsCount { .. } => ErrorCode::InvalidRecord,
-            DecodeError::UnknownCodec { .. } | DecodeError::UnsupportedCodec { .. } => {
-                ErrorCode::UnsupportedCompressionType
-            }
+            DecodeError::UnknownCodec { .. } | DecodeError::Compressed { .. } => ErrorCode::UnsupportedCompressionType,
             _ => ErrorCode::CorruptMessage,
         };
         Self::new(code, error.to_string())
@@ -152,7 +150,7 @@ fn check_records(batch: &RecordBatch<'_>) -> Result<i64, Refusal> {
     for (index, record) in (0..).zip(batch.records()) {
         match record {
             Ok(record) => max_timestamp = max_timestamp.max(record.timestamp),
-            Err(error @ DecodeError::UnsupportedCodec { .. }) => return Err(Refusal::undecodable(error)),
+            Err(error @ DecodeError::Compressed { .. }) => return Err(Refusal::undecodable(error)),
             Err(error) => {
                 let message: Arc<str> = error.to_string().into();
                 // Too few or too many bytes for the count is the batch's fault, not a record's.

@@ -275,7 +275,7 @@ tests! {
     fn fmt_20_records_of_an_unsupported_codec_are_one_typed_error() {
         let bytes = patched(&golden_b(), 21, &[0, 0x14]);
         let batch = parse(&bytes);
-        let error = DecodeError::UnsupportedCodec { codec: Codec::Zstd };
+        let error = DecodeError::Compressed { codec: Codec::Zstd };
         let mut records = batch.records();
         assert_eq!(records.next(), Some(Err(error)));
         assert_eq!(records.next(), None);
