@@ -43,7 +43,7 @@ def read(path):
             headers = ",".join(f"{text(name.encode())}:{text(value)}" for name, value in record.headers)
             names = ",".join(text(name.encode()) for name, _ in record.headers)
             out.append(
-                f"record offset={record.offset} timestamp={record.timestamp} bytes={record.size_in_bytes} key={text(record.key)}"
+                f"record offset={record.offset} timestamp={record.timestamp} key={text(record.key)}"
                 f" key_size={length(record.key)} value={text(record.value)} value_size={length(record.value)} headers={headers} header_names={names}"
             )
     print("\n".join(out))

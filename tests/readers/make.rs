@@ -13,7 +13,8 @@ use unlatched::error::TopicPartition;
 use unlatched::mutex::{MutexBatch, StdAccumulator, StdPool};
 use unlatched::pool::{AtomicPool, BufferPool};
 use unlatched::primitive::clock::{Instant, ManualClock, SharedClock};
-use unlatched::record::ProducerState;
+use unlatched::record::codec::{Compression, Encoder};
+use unlatched::record::{BATCH_OVERHEAD, BatchHeader, HeaderSpec, ProducerState, write_batch_header};
 
 use crate::matrix::Case;
 
@@ -53,7 +54,15 @@ fn topic_partition() -> TopicPartition {
 
 /// The batch of `case` as it goes over the wire.
 pub(crate) fn batch<C: Core>(case: &Case) -> Vec<u8> {
-    if case.producer == ProducerState::NONE { by_accumulator::<C::Accumulator>(case) } else { by_batch::<C>(case) }
+    let plain = if case.producer == ProducerState::NONE { by_accumulator::<C::Accumulator>(case) } else { by_batch::<C>(case) };
+    let Some(mut encoder) = Encoder::new(Compression::new(case.codec)) else { return plain };
+    let mut batch = vec![0; BATCH_OVERHEAD];
+    encoder.write(&plain[BATCH_OVERHEAD..], &mut batch).unwrap();
+    encoder.finish(&mut batch).unwrap();
+    let header = BatchHeader::from_bytes(plain.first_chunk().unwrap());
+    let spec = HeaderSpec { base_timestamp: header.base_timestamp, max_timestamp: header.max_timestamp, records_count: header.records_count as u32, producer: case.producer, codec: case.codec };
+    write_batch_header(&mut batch, &spec).unwrap();
+    batch
 }
 
 fn by_accumulator<A: Accumulator>(case: &Case) -> Vec<u8> {

@@ -34,26 +34,12 @@ pub(crate) struct Case {
     pub(crate) rows: Vec<Row>,
 }
 
-/// Every codec.
-pub(crate) const CODECS: [Codec; 1] = [Codec::None];
-
-/// A codec's name in Kafka's configuration.
-pub(crate) fn name(codec: Codec) -> &'static str {
-    match codec {
-        Codec::None => "none",
-        Codec::Gzip => "gzip",
-        Codec::Snappy => "snappy",
-        Codec::Lz4 => "lz4",
-        Codec::Zstd => "zstd",
-    }
-}
-
 /// A time, in milliseconds.
 const NOON: i64 = 1_764_000_000_000;
 
 /// All cases, each codec's together, in the same order for each.
 pub(crate) fn cases() -> Vec<Case> {
-    CODECS.into_iter().flat_map(|codec| shapes().into_iter().map(move |shape| Case { codec, ..shape })).collect()
+    Codec::ALL.into_iter().flat_map(|codec| shapes().into_iter().map(move |shape| Case { codec, ..shape })).collect()
 }
 
 fn shapes() -> Vec<Case> {

@@ -1,8 +1,9 @@
 //! Our decoder as one more reader: it prints all there is.
 
+use unlatched::record::codec::{DEFAULT_LIMIT, Decoder};
 use unlatched::record::{TimestampType, batches};
 
-use crate::matrix::{Row, name};
+use crate::matrix::Row;
 use crate::text::{self, Line, Shown};
 
 /// All that the decoder shows.
@@ -20,6 +21,7 @@ pub(crate) const SHOWN: Shown = Shown {
 /// The decoder's.
 pub(crate) fn read(log: &[u8]) -> Result<Vec<Line>, String> {
     let mut lines = Vec::new();
+    let (mut decoder, mut space) = (Decoder::default(), Vec::new());
     for batch in batches(log) {
         let batch = batch.map_err(|error| error.to_string())?;
         let header = batch.header();
@@ -33,7 +35,7 @@ pub(crate) fn read(log: &[u8]) -> Result<Vec<Line>, String> {
                 ("magic", header.magic.to_string()),
                 ("crc", format!("{:08x}", header.crc)),
                 ("attributes", header.attributes.bits().to_string()),
-                ("codec", name(batch.codec()).to_owned()),
+                ("codec", batch.codec().name().to_owned()),
                 ("transactional", u8::from(header.attributes.is_transactional()).to_string()),
                 ("control", u8::from(header.attributes.is_control()).to_string()),
                 ("delete_horizon", batch.delete_horizon().map_or("-".to_owned(), |time| time.to_string())),
@@ -54,8 +56,9 @@ pub(crate) fn read(log: &[u8]) -> Result<Vec<Line>, String> {
                 ("count", header.records_count.to_string()),
             ],
         ));
-        for record in batch.records() {
-            let record = record.map_err(|error| format!("batch at offset {}: {error}", batch.base_offset()))?;
+        let of_batch = |error| format!("batch at offset {}: {error}", batch.base_offset());
+        for record in batch.decompress(&mut decoder, DEFAULT_LIMIT, &mut space).map_err(of_batch)? {
+            let record = record.map_err(of_batch)?;
             let row = Row {
                 timestamp: record.timestamp,
                 key: record.key.map(<[u8]>::to_vec),

@@ -23,7 +23,7 @@ use unlatched::error::TopicPartition;
 use unlatched::record::{Codec, assign_offset};
 
 use make::{LockFree, Mutex};
-use matrix::{CODECS, Case, Row, cases, name};
+use matrix::{Case, Row, cases};
 use programs::{Librdkafka, Program, Programs, consume, produce};
 use text::{Compared, Line, Shown, compare, cut, expected};
 use wire::Wire;
@@ -163,8 +163,8 @@ fn write_ours(work: &Path, cases: &[Case]) -> Outcome<Vec<Written>> {
     let sample = fs::read(SAMPLE).map_err(|error| error.to_string())?;
     let rows: Vec<&[u8]> = sample.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
     for core in CORES {
-        for codec in CODECS {
-            let directory = work.join(format!("produced-{core}-{}", name(codec)));
+        for codec in Codec::ALL {
+            let directory = work.join(format!("produced-{core}-{}", codec.name()));
             produce(&directory, core, codec, SAMPLE)?;
             let log = directory.join(make::LOG);
             let bytes = fs::read(&log).map_err(|error| error.to_string())?;
@@ -172,7 +172,7 @@ fn write_ours(work: &Path, cases: &[Case]) -> Outcome<Vec<Written>> {
             let mut lines = ours::read(&bytes)?;
             let records: Vec<&Line> = lines.iter().filter(|line| line.kind == "record").collect();
             if records.len() != rows.len() {
-                return Err(format!("{core}, {}: {} records of {} lines", name(codec), records.len(), rows.len()));
+                return Err(format!("{core}, {}: {} records of {} lines", codec.name(), records.len(), rows.len()));
             }
             for (offset, (row, record)) in rows.iter().zip(records).enumerate() {
                 let want = [
@@ -183,17 +183,17 @@ fn write_ours(work: &Path, cases: &[Case]) -> Outcome<Vec<Written>> {
                 ];
                 for (field, want) in want {
                     if record.fields.get(field) != Some(&want) {
-                        return Err(format!("{core}, {}: line {}: {field} differs", name(codec), offset + 1));
+                        return Err(format!("{core}, {}: line {}: {field} differs", codec.name(), offset + 1));
                     }
                 }
             }
             for line in lines.iter_mut().filter(|line| line.kind == "batch") {
-                if line.fields.get("codec").map(String::as_str) != Some(name(codec)) {
-                    return Err(format!("{core}: a batch is not compressed with {}", name(codec)));
+                if line.fields.get("codec").map(String::as_str) != Some(codec.name()) {
+                    return Err(format!("{core}: a batch is not compressed with {}", codec.name()));
                 }
                 line.fields.insert("valid".to_owned(), "1".to_owned());
             }
-            all.push(Written { what: format!("what produce writes, {core}, {}", name(codec)), log, lines });
+            all.push(Written { what: format!("what produce writes, {core}, {}", codec.name()), log, lines });
         }
     }
     Ok(all)
@@ -293,12 +293,9 @@ fn values<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<u8> {
 /// That `unlatched consume` prints what the decoder reads.
 fn consumed(path: &Path, log: &[u8]) -> Outcome<()> {
     let mut want = Vec::new();
-    for batch in unlatched::record::batches(log) {
-        let batch = batch.map_err(|error| error.to_string())?;
-        for record in batch.records() {
-            want.extend_from_slice(record.map_err(|error| error.to_string())?.value.unwrap_or_default());
-            want.push(b'\n');
-        }
+    for line in ours::read(log)?.iter().filter(|line| line.kind == "record") {
+        want.extend(text::value(line));
+        want.push(b'\n');
     }
     if consume(path)? == want { Ok(()) } else { Err("consume prints other values".to_owned()) }
 }
@@ -350,10 +347,10 @@ fn through_librdkafka(report: &mut Report, work: &Path, python: &Librdkafka, cas
     let topics: Vec<String> = (0..written.len()).map(|number| format!("ours-{number}")).collect();
     let mut serving = python.serve(&order, &topics)?;
     let mut wire = Wire::connect(&serving.bootstrap).map_err(|error| error.to_string())?;
-    for codec in CODECS {
+    for codec in Codec::ALL {
         let cases: Vec<Case> = cases.iter().filter(|case| case.codec == codec).cloned().collect();
-        let log = wire.fetch(&format!("theirs-{}", name(codec))).map_err(|error| error.to_string())?;
-        report.row("unlatched", &format!("reads librdkafka's, {}", name(codec)), read_librdkafka(work, codec, &cases, &log));
+        let log = wire.fetch(&format!("theirs-{}", codec.name())).map_err(|error| error.to_string())?;
+        report.row("unlatched", &format!("reads librdkafka's, {}", codec.name()), read_librdkafka(work, codec, &cases, &log));
     }
     for (written, topic) in written.iter().zip(&topics) {
         let log = fs::read(&written.log).map_err(|error| error.to_string())?;
@@ -385,9 +382,9 @@ fn read_librdkafka(work: &Path, codec: Codec, cases: &[Case], log: &[u8]) -> Out
     let rows = || cases.iter().flat_map(|case| &case.rows);
     let want: Vec<Line> = (0..).zip(rows()).map(|(offset, row)| text::record(row, offset, -1, 0)).collect();
     let mut lines = ours::read(log)?;
-    let compressed = lines.iter().filter(|line| line.fields.get("codec").is_some_and(|used| used == name(codec))).count();
+    let compressed = lines.iter().filter(|line| line.fields.get("codec").is_some_and(|used| used == codec.name())).count();
     if compressed == 0 {
-        return Err(format!("no batch is compressed with {}", name(codec)));
+        return Err(format!("no batch is compressed with {}", codec.name()));
     }
     let batches = lines.iter().filter(|line| line.kind == "batch").count();
     lines.retain(|line| line.kind == "record");
@@ -395,7 +392,7 @@ fn read_librdkafka(work: &Path, codec: Codec, cases: &[Case], log: &[u8]) -> Out
         line.fields.retain(|name, _| programs::LIBRDKAFKA.record.contains(&name.as_str()));
     }
     let compared = compare(&want, &lines, programs::LIBRDKAFKA)?;
-    let path = work.join(format!("by-librdkafka-{}", name(codec))).join(make::LOG);
+    let path = work.join(format!("by-librdkafka-{}", codec.name())).join(make::LOG);
     fs::create_dir_all(path.parent().ok_or("no folder")?).map_err(|error| error.to_string())?;
     fs::write(&path, log).map_err(|error| error.to_string())?;
     if consume(&path)? != values(rows()) {

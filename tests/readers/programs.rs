@@ -8,16 +8,16 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use unlatched::record::Codec;
 
 use crate::make::TOPIC;
-use crate::matrix::{Case, name};
+use crate::matrix::Case;
 use crate::text::{Line, Shown, bytes, headers};
 
-/// What kafka-python's classes show: not a record's sequence.
+/// What kafka-python's classes show: not a record's sequence, and its size without the length in front.
 const KAFKA_PYTHON: Shown = Shown {
     batch: &[
         "base_offset", "last_offset", "bytes", "leader_epoch", "magic", "crc", "valid", "attributes", "codec", "transactional", "control", "timestamp_type",
         "base_timestamp", "max_timestamp", "producer_id", "producer_epoch", "base_sequence", "last_sequence", "count",
     ],
-    record: &["offset", "timestamp", "bytes", "key", "key_size", "value", "value_size", "headers", "header_names"],
+    record: &["offset", "timestamp", "key", "key_size", "value", "value_size", "headers", "header_names"],
 };
 
 /// What Kafka's classes show: not the attributes as a number.
@@ -47,7 +47,7 @@ pub(crate) fn order(cases: &[Case]) -> String {
     let mut text = String::new();
     for case in cases {
         let producer = case.producer;
-        let (codec, transactional) = (name(case.codec), u8::from(producer.transactional));
+        let (codec, transactional) = (case.codec, u8::from(producer.transactional));
         let _ = writeln!(
             text,
             "batch codec={codec} producer_id={} producer_epoch={} base_sequence={} transactional={transactional} count={}",
@@ -320,7 +320,6 @@ fn unlatched() -> Result<Command, String> {
 pub(crate) fn produce(directory: &Path, core: &str, codec: Codec, file: &str) -> Result<(), String> {
     let mut command = unlatched()?;
     command.args(["produce", "--topic", TOPIC, "--partitions", "1", "--core", core, "--log-dir"]).arg(directory).arg(file);
-    assert_eq!(codec, Codec::None);
     output(&mut command).map(drop)
 }
 

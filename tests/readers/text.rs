@@ -15,7 +15,7 @@ use std::fmt::Write;
 
 use unlatched::record::{Codec, record_size};
 
-use crate::matrix::{Case, Row, name};
+use crate::matrix::{Case, Row};
 
 /// A line: its first word, and its fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +38,13 @@ pub(crate) fn bytes(field: Option<&[u8]>) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// The value in a record's line.
+pub(crate) fn value(line: &Line) -> Vec<u8> {
+    let digits = line.fields.get("value").and_then(|field| field.strip_prefix('x')).unwrap_or_default().as_bytes();
+    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
+    digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
 }
 
 pub(crate) fn headers(row: &Row) -> String {
@@ -85,7 +92,7 @@ pub(crate) fn expected(case: &Case, batch: &[u8], base_offset: i64) -> Vec<Line>
             ("crc", crc),
             ("valid", "1".to_owned()),
             ("attributes", attributes.to_string()),
-            ("codec", name(codec).to_owned()),
+            ("codec", codec.name().to_owned()),
             ("transactional", u8::from(transactional).to_string()),
             ("control", "0".to_owned()),
             ("delete_horizon", "-".to_owned()),

@@ -1,0 +1,8 @@
+#![no_main]
+use libfuzzer_sys::fuzz_target;
+use unlatched::record::Codec;
+
+fuzz_target!(
+    init: unlatched_fuzz::seeds::decode(Codec::Zstd),
+    |data: &[u8]| unlatched_fuzz::decode::run(Codec::Zstd, data)
+);
