@@ -257,6 +257,7 @@ where
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO },
         delivery_timeout: DELIVERY,
         seed: 1,
+        ..AccumulatorConfig::default()
     };
     let (accumulator, view) = A::new(config, clock.clone());
     let (closed, written) = (Arc::new(AtomicBool::new(false)), Names::default());

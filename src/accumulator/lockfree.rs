@@ -33,7 +33,9 @@ use super::lane::{Lane, LaneHandle, Tail};
 use super::ready::Ready;
 use super::view::LockFreeView;
 use super::{Accumulator, AccumulatorConfig, Appended, await_all};
-use crate::batch::{AtomicBatch, Publish, Reply, Reservation, Watch, contain, refuse_in_callback};
+use crate::batch::{
+    AtomicBatch, OffPool, OffPoolSnapshot, Publish, Reply, Reservation, Watch, contain, refuse_in_callback,
+};
 use crate::error::{AppendError, FlushError, TopicPartition};
 use crate::partition_map::{PartitionMap, SegmentedMap};
 use crate::pool::{AtomicPool, BufferPool, Lease, PoolSnapshot};
@@ -55,6 +57,7 @@ pub struct LockFreeAccumulator {
     pub(super) books: Books,
     pub(super) ready: Ready,
     pub(super) in_progress: InProgress,
+    pub(super) off_pool: Arc<OffPool>,
     flushes: AtomicUsize,
     last_id: AtomicU64,
     /// Whom to wake when an append begins to wait for memory, or null.
@@ -276,6 +279,7 @@ impl Accumulator for LockFreeAccumulator {
             books: Books::new(),
             ready: Ready::new(),
             in_progress: InProgress::new(),
+            off_pool: OffPool::new(),
             flushes: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
             short: AtomicPtr::new(ptr::null_mut()),
@@ -370,6 +374,10 @@ impl Accumulator for LockFreeAccumulator {
 
     fn pool(&self) -> PoolSnapshot {
         self.pool.snapshot()
+    }
+
+    fn off_pool(&self) -> OffPoolSnapshot {
+        self.off_pool.snapshot()
     }
 
     fn wake_when_short(&self, waker: Waker) {

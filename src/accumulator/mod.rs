@@ -24,15 +24,16 @@ pub use lane::{Lane, LaneHandle};
 pub use lockfree::LockFreeAccumulator;
 pub use view::LockFreeView;
 
-use crate::batch::{RecordFuture, Reply, SealedBatch, Watch};
+use crate::batch::{OffPoolSnapshot, RecordFuture, Reply, SealedBatch, Watch};
 use crate::broker::{Cluster, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use crate::pool::PoolSnapshot;
 use crate::primitive::clock::{Clock, Instant, SharedClock};
 use crate::primitive::parker::Parker;
 use crate::record::Record;
+use crate::record::codec::Compression;
 
-/// What an accumulator needs to know. Names and defaults are Kafka's (CFG-01 to CFG-09).
+/// What an accumulator needs to know. Names and defaults are Kafka's (CFG-01 to CFG-09, CFG-15, CFG-16).
 #[derive(Debug, Clone)]
 pub struct AccumulatorConfig {
     /// `buffer.memory`: bytes of the pool.
@@ -40,6 +41,8 @@ pub struct AccumulatorConfig {
     /// `batch.size`: bytes of a batch, and of a pooled buffer. 0 acts as 1: a batch then has what the bound of its first record leaves room for,
     /// so nearly every record gets one of its own.
     pub batch_size: usize,
+    /// `compression.type` and `compression.<type>.level` (CFG-15, CFG-16).
+    pub compression: Compression,
     /// `linger.ms`: how long a batch waits for company.
     pub linger: Duration,
     /// `retry.backoff.ms` and `retry.backoff.max.ms`.
@@ -55,6 +58,7 @@ impl Default for AccumulatorConfig {
         Self {
             buffer_memory: 32 << 20,
             batch_size: 16 << 10,
+            compression: Compression::NONE,
             linger: Duration::from_millis(5),
             backoff: Backoff::default(),
             delivery_timeout: Duration::from_secs(120),
@@ -170,6 +174,9 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
     /// The pool's figures.
     fn pool(&self) -> PoolSnapshot;
 
+    /// Memory that its batches take outside of the pool: with a codec, its contexts, scratch, and what has outgrown its lease (BATCH-07). Without one, none.
+    fn off_pool(&self) -> OffPoolSnapshot;
+
     /// Has `waker` woken when an append begins to wait for memory, so that part-filled batches go at once (ACC-21). The first one given counts. Kafka's
     /// sender learns of it at its next pass; so does the twin's, which ignores this.
     fn wake_when_short(&self, waker: Waker) {
@@ -188,7 +195,7 @@ pub trait SenderView: fmt::Debug + Send + 'static {
     fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck;
 
     /// Takes batches for `nodes`: per node at most `max_size` bytes but at least one batch, per partition at most one batch, closed and
-    /// checksummed (ACC-25 to ACC-32).
+    /// checksummed (ACC-25 to ACC-32). Where the core compresses what is sealed, it does so here, and `max_size` bounds compressed bytes.
     fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained>;
 
     /// Puts a batch back at the head of its partition for another attempt (ACC-34, BATCH-20).

@@ -31,7 +31,7 @@ use super::books::{self, Node, mark};
 use super::lane::LaneHandle;
 use super::lockfree::LockFreeAccumulator;
 use super::{Accumulator, Drained, ReadyCheck, SenderView};
-use crate::batch::{FinalState, SealedBatch, Watch};
+use crate::batch::{Compressor, FinalState, SealedBatch, Watch};
 use crate::broker::{Cluster, Leader, NodeId};
 use crate::error::{IllegalState, SendError, TopicPartition};
 use crate::partition_map::PartitionMap;
@@ -74,6 +74,8 @@ pub struct LockFreeView {
     next_expiry: Option<Instant>,
     /// Records whose time was up while somebody copied into their batch, since the sender asked.
     ended_early: u32,
+    /// Compresses what is drained, if anything does.
+    compressor: Option<Compressor>,
     random: Random,
 }
 
@@ -103,6 +105,7 @@ impl LockFreeView {
     pub(super) fn new(accumulator: Arc<LockFreeAccumulator>) -> Self {
         Self {
             random: Random::seeded(accumulator.config.seed),
+            compressor: Compressor::new(accumulator.config.compression, &accumulator.off_pool),
             accumulator,
             seen: None,
             pending: Vec::new(),
@@ -309,15 +312,18 @@ impl LockFreeView {
             let fits = |head_size| batches.is_empty() || size + head_size <= max_size;
             match self.head_size(topic_partition, leader_epoch, now) {
                 None => continue,
-                Some(head_size) if !fits(head_size) => break,
+                // With a codec only its compressed size can tell.
+                Some(head_size) if !fits(head_size) && self.compressor.is_none() => break,
                 Some(_) => self.seal_head(topic_partition),
             }
             // An open batch may have grown until it was sealed, and may have a copy under way.
             let Some(queue) = self.queues.get_mut(topic_partition) else { continue };
-            match queue.ready.front() {
-                None => continue,
-                Some(head) if !fits(head.size()) => break,
-                Some(_) => {}
+            let Some(head) = queue.ready.front_mut() else { continue };
+            if let Some(compressor) = &mut self.compressor {
+                head.compress(compressor);
+            }
+            if !fits(head.size()) {
+                break;
             }
             let Some(mut batch) = queue.ready.pop_front() else { continue };
             self.left(&batch);

@@ -44,7 +44,9 @@ use std::ptr::NonNull;
 
 use super::callbacks::Callbacks;
 use super::word::{MAX_COUNT, MAX_WRITERS, SEALED, WRITER, Word};
-use super::{Callback, Completer, Contents, FinalState, OpenBatch, Placed, RecordFuture, Reply, SealedBatch, Watch};
+use super::{
+    Callback, Completer, Contents, FinalState, Grown, OpenBatch, Placed, RecordFuture, Reply, SealedBatch, Watch,
+};
 use crate::error::{SendError, TopicPartition};
 use crate::pool::Lease;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -54,14 +56,15 @@ use crate::primitive::clock::Instant;
 use crate::primitive::step;
 use crate::primitive::witness::Witness;
 use crate::record::{
-    BATCH_OVERHEAD, MAX_RECORD_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized, record_size_for_body,
+    BATCH_OVERHEAD, Codec, MAX_RECORD_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized,
+    record_size_for_body,
 };
 
 /// What is taken out of a batch when it ends.
 struct Content {
     lease: Lease,
     /// The bytes, where the first record outgrew the lease (BATCH-07).
-    grown: Option<Box<[u8]>>,
+    grown: Option<Grown>,
     completer: Completer,
 }
 
@@ -190,9 +193,12 @@ impl<X> AtomicBatch<X> {
         let memory = self.content.with_mut(|content| unsafe {
             let content = (*content).as_mut().expect("not taken before it was shared");
             if end > self.write_limit {
-                content.grown = Some(vec![0; end].into_boxed_slice());
+                content.grown = Some(Grown { bytes: vec![0; end].into_boxed_slice(), held: None });
             }
-            let memory: &mut [u8] = content.grown.as_deref_mut().unwrap_or(&mut content.lease);
+            let memory: &mut [u8] = match &mut content.grown {
+                Some(grown) => &mut grown.bytes,
+                None => &mut content.lease,
+            };
             encode_record_sized(&mut memory[place.offset..], place.body, 0, 0, record);
             NonNull::from(memory).cast()
         });
@@ -297,6 +303,8 @@ impl<X> AtomicBatch<X> {
             lease,
             grown,
             len: word.length(),
+            codec: Codec::None,
+            uncompressed: word.length(),
             record_count: word.count(),
             base_timestamp: self.base_timestamp,
             max_timestamp,

@@ -8,7 +8,9 @@
 mod atomic;
 mod callbacks;
 mod completion;
+mod compressor;
 mod foreign;
+mod off_pool;
 mod sealed;
 mod word;
 
@@ -22,9 +24,11 @@ pub use atomic::{AtomicBatch, Publish, Reservation};
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };
+pub use compressor::Compressor;
 pub(crate) use foreign::contain;
 pub use foreign::{in_callback, refuse_in_callback};
-pub use sealed::{Contents, SealedBatch};
+pub use off_pool::{Held, OffPool, OffPoolSnapshot};
+pub use sealed::{Contents, Grown, SealedBatch};
 
 use crate::error::{SendError, TopicPartition};
 use crate::pool::Lease;
@@ -88,7 +92,7 @@ pub trait OpenBatch: Sized + Send {
     /// Whether it takes no more: at least one record, and the write limit is reached (BATCH-04).
     fn is_full(&self) -> bool;
 
-    /// Bytes that it will have on the wire (BATCH-03); exact without a codec.
+    /// Bytes that it will have on the wire (BATCH-03); exact without a codec that compresses while records are appended.
     fn estimated_size(&self) -> usize;
 
     /// Records in it.

@@ -9,10 +9,21 @@
 use std::time::Duration;
 
 use super::completion::Completion;
+use super::compressor::Compressor;
+use super::off_pool::Held;
 use crate::error::{IllegalState, TopicPartition};
 use crate::pool::Lease;
 use crate::primitive::clock::Instant;
-use crate::record::{BATCH_OVERHEAD, HeaderSpec, ProducerState, ProducerStateError, write_batch_header};
+use crate::record::{BATCH_OVERHEAD, Codec, HeaderSpec, ProducerState, ProducerStateError, write_batch_header};
+
+/// Bytes of a batch that have outgrown its lease, which then only stands for the charge (BATCH-07).
+#[derive(Debug)]
+pub struct Grown {
+    /// The batch.
+    pub bytes: Box<[u8]>,
+    /// Counts them, if anybody does.
+    pub held: Option<Held>,
+}
 
 /// What an open batch knows when it is sealed.
 #[derive(Debug)]
@@ -21,10 +32,14 @@ pub struct Contents {
     pub topic_partition: TopicPartition,
     /// Its memory as charged to the pool.
     pub lease: Lease,
-    /// Its bytes if a record outgrew the lease, which then only stands for the charge (BATCH-07).
-    pub grown: Option<Box<[u8]>>,
+    /// Its bytes if they outgrew the lease.
+    pub grown: Option<Grown>,
     /// Bytes used, the header's room included.
     pub len: usize,
+    /// How its records are compressed.
+    pub codec: Codec,
+    /// Bytes that it would use uncompressed, the header's room included.
+    pub uncompressed: usize,
     /// Records in it.
     pub record_count: u32,
     /// Timestamp of the first record (FMT-08).
@@ -47,6 +62,8 @@ pub struct SealedBatch {
     contents: Contents,
     producer: ProducerState,
     closed: bool,
+    /// Whether it was tried to compress its records once they were all there.
+    compressed: bool,
     attempts: u32,
     retry: bool,
     last_attempt: Instant,
@@ -64,6 +81,7 @@ impl SealedBatch {
             contents,
             producer: ProducerState::NONE,
             closed: false,
+            compressed: false,
             attempts: 0,
             retry: false,
             drained: None,
@@ -118,6 +136,38 @@ impl SealedBatch {
         &self.contents.completion
     }
 
+    /// Bytes that it would have uncompressed, header included.
+    pub fn uncompressed_size(&self) -> usize {
+        if self.contents.record_count == 0 { 0 } else { self.contents.uncompressed }
+    }
+
+    /// How its records are compressed: what the header says, or will say.
+    pub fn codec(&self) -> Codec {
+        self.contents.codec
+    }
+
+    /// Bytes of its records as they are by bytes of its records uncompressed, the header on neither side (BATCH-06). 1 for no records.
+    pub fn compression_ratio(&self) -> f64 {
+        match self.contents.uncompressed - BATCH_OVERHEAD {
+            0 => 1.0,
+            uncompressed => self.records_size() as f64 / uncompressed as f64,
+        }
+    }
+
+    /// Compresses its records in their place, if that makes them smaller; otherwise they stay as they are, and the header will say so. Once: a batch that was closed, tried
+    /// before, or compressed while it was filled is left alone.
+    pub fn compress(&mut self, compressor: &mut Compressor) {
+        if self.closed || self.compressed || self.contents.codec != Codec::None || self.contents.record_count == 0 {
+            return;
+        }
+        self.compressed = true;
+        let len = self.contents.len;
+        if let Some((packed, codec)) = compressor.compress(&mut self.memory()[BATCH_OVERHEAD..len]) {
+            self.contents.len = BATCH_OVERHEAD + packed;
+            self.contents.codec = codec;
+        }
+    }
+
     /// Producer id, epoch and base sequence to be written at the close.
     ///
     /// # Errors
@@ -144,7 +194,7 @@ impl SealedBatch {
                 max_timestamp: self.contents.max_timestamp,
                 records_count: self.contents.record_count,
                 producer: self.producer,
-                ..HeaderSpec::default()
+                codec: self.contents.codec,
             };
             let len = self.contents.len;
             write_batch_header(&mut self.memory()[..len], &spec)?;
@@ -155,7 +205,7 @@ impl SealedBatch {
 
     fn memory(&mut self) -> &mut [u8] {
         match &mut self.contents.grown {
-            Some(grown) => grown,
+            Some(grown) => &mut grown.bytes,
             None => &mut self.contents.lease,
         }
     }
@@ -171,7 +221,7 @@ impl SealedBatch {
     /// If it is not closed.
     pub fn as_bytes(&self) -> &[u8] {
         assert!(self.closed, "a batch has no bytes before it is closed");
-        let memory = self.contents.grown.as_deref().unwrap_or(&self.contents.lease);
+        let memory = self.contents.grown.as_ref().map_or(&*self.contents.lease, |grown| &grown.bytes);
         &memory[..self.size()]
     }
 

@@ -17,6 +17,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::record::codec::Compression;
+
 use super::input::{Column, Header, Options, Records, Source};
 pub use values::{CORES, Core, CoreChoice, CoreError, CoreInfo, TopicError, find_core, validate_topic};
 
@@ -62,6 +64,12 @@ pub struct Tuning {
     /// Memory for records that are not yet sent (buffer.memory); units as for --batch-size.
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = values::buffer_memory)]
     pub buffer_memory: u64,
+    /// Codec of the batches (compression.type): none, gzip, snappy, lz4 or zstd, and :LEVEL if need be.
+    ///
+    /// Levels: gzip 1 to 9, lz4 1 to 17 (default 9), zstd -131072 to 22 (default 3); snappy has none.
+    #[arg(long, value_name = "CODEC[:LEVEL]", default_value = "none")]
+    #[serde(with = "values::compression")]
+    pub compression_type: Compression,
 }
 
 /// What `compare` is told.

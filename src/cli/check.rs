@@ -4,7 +4,7 @@
 //! the record stands, *claims* that place: the record there must be byte for byte what was sent, nobody may have claimed it before, and a thread's claims must
 //! rise within each partition. What is left unclaimed at the end was written without being acknowledged to anybody: a duplicate.
 //!
-//! State: one batch is kept until its last record is claimed, so memory follows what is in flight, plus threads x partitions for the order.
+//! Compressed batches are decompressed for it. State: one batch is kept until its last record is claimed, so memory follows what is in flight, plus threads x partitions for the order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 
 use crate::primitive::atomic::Ordering::{AcqRel, Relaxed};
 use crate::primitive::atomic::{AtomicU32, AtomicU64};
-use crate::record::{DecodeError, RecordBatch};
+use crate::record::codec::Decoder;
+use crate::record::{Codec, DecodeError, RecordBatch};
 
 /// Where a key or a value lies in its batch; `None` for null.
 type Place = Option<(u32, u32)>;
@@ -32,8 +33,12 @@ struct Arrived {
 }
 
 impl Arrived {
-    fn read(base_offset: i64, bytes: &[u8]) -> Result<Self, DecodeError> {
+    fn read(base_offset: i64, bytes: &[u8], decoder: &Mutex<Decoder>) -> Result<Self, DecodeError> {
         let (batch, _) = RecordBatch::parse(bytes)?;
+        let mut space = Vec::new();
+        // The broker has decompressed it before, within its limit.
+        batch.decompress(&mut decoder.lock(), usize::MAX, &mut space)?;
+        let bytes = if batch.codec() == Codec::None { bytes.to_vec() } else { space };
         let place = |field: Option<&[u8]>| {
             field.map(|field| {
                 let at = field.as_ptr().addr() - bytes.as_ptr().addr();
@@ -41,17 +46,17 @@ impl Arrived {
             })
         };
         let mut places = Vec::new();
-        for record in batch.records() {
+        for record in batch.records_in(&bytes) {
             let record = record?;
             places.push((place(record.key), place(record.value)));
         }
         let words = places.len().div_ceil(64);
         Ok(Self {
             base_offset,
-            bytes: bytes.to_vec(),
             claimed: (0..words).map(|_| AtomicU64::new(0)).collect(),
             unclaimed: AtomicU32::new(places.len() as u32),
             places,
+            bytes,
         })
     }
 
@@ -111,6 +116,7 @@ impl Verdict {
 #[derive(Debug)]
 pub struct Checker {
     partitions: Vec<Mutex<Partition>>,
+    decoder: Mutex<Decoder>,
 }
 
 impl Checker {
@@ -118,14 +124,14 @@ impl Checker {
     pub fn new(partitions: i32, digest: bool) -> Self {
         let partition =
             || Partition { digest: digest.then(|| Digest::new(CrcAlgorithm::Crc64Nvme)), ..Partition::default() };
-        Self { partitions: (0..partitions).map(|_| Mutex::new(partition())).collect() }
+        Self { partitions: (0..partitions).map(|_| Mutex::new(partition())).collect(), decoder: Mutex::default() }
     }
 
     /// Shows a batch of the log. Batches of one partition come in the log's order.
     pub fn show(&self, partition: i32, base_offset: i64, bytes: &[u8]) {
         let Some(of) = usize::try_from(partition).ok().and_then(|index| self.partitions.get(index)) else { return };
         // Read outside of the lock, so that claims go on.
-        let arrived = Arrived::read(base_offset, bytes);
+        let arrived = Arrived::read(base_offset, bytes, &self.decoder);
         let mut of = of.lock();
         if let Some(digest) = &mut of.digest {
             digest.update(bytes);

@@ -94,6 +94,10 @@ pub(super) struct RunResult {
     pub(super) max_ns: u64,
     pub(super) batches: u64,
     pub(super) fill: f64,
+    /// Mean over batches of the bytes of their records as sent by those uncompressed.
+    pub(super) compression_rate: f64,
+    /// The most memory that batches took outside of the pool.
+    pub(super) off_pool_peak_bytes: u64,
     pub(super) peak_rss_bytes: u64,
     /// Rows with too few fields for a key.
     pub(super) short_rows: u64,
@@ -196,7 +200,7 @@ pub(super) fn run<A: Accumulator>(spec: &Spec, stop: &Stop) -> Result<RunResult>
     let (seconds, cpu_s) = (clock.now().saturating_since(start).as_secs_f64(), cpu_time()? - cpu_before);
     let sent = outcome?;
     producer.close(CLOSE)?;
-    let stats = producer.stats();
+    let (stats, off_pool) = (producer.stats(), producer.off_pool());
     drop(producer);
 
     let mut result = RunResult {
@@ -206,6 +210,8 @@ pub(super) fn run<A: Accumulator>(spec: &Spec, stop: &Stop) -> Result<RunResult>
         cpu_s,
         batches: stats.batches,
         fill: stats.fill(),
+        compression_rate: stats.compression_rate(),
+        off_pool_peak_bytes: off_pool.peak,
         short_rows: reader.short_rows(),
         interrupted: stop.asked(),
         ..RunResult::default()
@@ -249,7 +255,9 @@ fn open_broker(args: &CompareArgs, checker: Arc<Checker>) -> Result<EmbeddedBrok
     };
     let observer =
         move |target: &TopicPartition, offset: i64, batch: &[u8]| checker.show(target.partition, offset, batch);
-    EmbeddedBroker::builder().storage(storage).observer(observer).open().map_err(log_dir::explain)
+    let limit = super::max_uncompressed_bytes(&args.tuning);
+    let broker = EmbeddedBroker::builder().storage(storage).max_uncompressed_bytes(limit).observer(observer);
+    broker.open().map_err(log_dir::explain)
 }
 
 /// Reads everything back from where the broker keeps it: it must be what the checker was shown, to the byte.

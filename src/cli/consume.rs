@@ -21,8 +21,9 @@ pub(super) fn run(args: &ConsumeArgs) -> Result<ExitCode> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut status = ExitCode::SUCCESS;
     for partition in partitions {
-        let records = match consumer.records(partition, 0) {
-            Ok(records) => records,
+        // Whatever a producer was allowed to put into a batch, it can be read.
+        let records = match consumer.batches(partition, 0) {
+            Ok(batches) => batches.max_uncompressed_bytes(i32::MAX as usize).records(),
             Err(error) => {
                 status = damaged(&error);
                 continue;

@@ -21,6 +21,7 @@ use args::{Command, Tuning};
 
 use crate::accumulator::AccumulatorConfig;
 use crate::producer::ProducerConfig;
+use crate::record::codec::DEFAULT_LIMIT;
 use crate::record::{BATCH_OVERHEAD, MAX_RECORD_OVERHEAD};
 
 /// Status after Ctrl-C, as shells have it.
@@ -89,6 +90,7 @@ fn producer_config(tuning: &Tuning) -> anyhow::Result<ProducerConfig> {
     let accumulator = AccumulatorConfig {
         buffer_memory: tuning.buffer_memory,
         batch_size: tuning.batch_size,
+        compression: tuning.compression_type,
         linger: Duration::from_millis(tuning.linger_ms.into()),
         ..AccumulatorConfig::default()
     };
@@ -97,6 +99,11 @@ fn producer_config(tuning: &Tuning) -> anyhow::Result<ProducerConfig> {
         config.sender.delivery_timeout.max(config.accumulator.linger + config.sender.request_timeout);
     config.validate()?;
     Ok(config)
+}
+
+/// What the broker lets a batch have uncompressed: where it is larger than usual, it may still become a sixteenth by its codec.
+fn max_uncompressed_bytes(tuning: &Tuning) -> usize {
+    DEFAULT_LIMIT.max(tuning.batch_size.saturating_mul(16))
 }
 
 /// The longest line and key together, in bytes, that the largest record has room for: less what the format needs around

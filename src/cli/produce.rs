@@ -44,7 +44,9 @@ fn produce<A: Accumulator>(args: &ProduceArgs) -> Result<ExitCode> {
     // Whoever waits for the first line has been told before of a directory that cannot be used.
     let made = args.log_dir.as_deref().map(Made::before);
     let storage = args.log_dir.as_deref().map_or(Storage::Drop, log_dir::storage);
-    let broker = EmbeddedBroker::builder().storage(storage).open().map_err(log_dir::explain)?;
+    let limit = super::max_uncompressed_bytes(&args.tuning);
+    let broker = EmbeddedBroker::builder().storage(storage).max_uncompressed_bytes(limit);
+    let broker = broker.open().map_err(log_dir::explain)?;
     let mut block = Block::new();
     let more = reader.next_block(&mut block)?;
     block.check_first()?;

@@ -25,6 +25,8 @@ pub(super) struct CoreReport {
     max_ns: u64,
     batches: u64,
     fill: f64,
+    compression_rate: f64,
+    off_pool_peak_bytes: u64,
     peak_rss_bytes: u64,
 }
 
@@ -99,6 +101,8 @@ impl Comparison {
             max_ns: self.runs_of(core).map(|run| run.max_ns).max().unwrap_or(0),
             batches: whole(|run| run.batches),
             fill: real(|run| run.fill),
+            compression_rate: real(|run| run.compression_rate),
+            off_pool_peak_bytes: self.runs_of(core).map(|run| run.off_pool_peak_bytes).max().unwrap_or(0),
             peak_rss_bytes: self.runs_of(core).map(|run| run.peak_rss_bytes).max().unwrap_or(0),
         }
     }
@@ -137,30 +141,25 @@ impl Comparison {
         let report = self.report();
         let mut table = Table::new();
         table.load_preset(UTF8_FULL_CONDENSED);
-        table.set_header([
-            "core",
-            "records",
-            "MB",
-            "batches",
-            "fill",
-            "records/s",
-            "CPU s/M",
-            "p50",
-            "p99",
-            "p99.9",
-            "p99.99",
-            "max",
-            "peak MiB",
-        ]);
+        // Without a codec these say nothing.
+        let packed = report.cores.iter().any(|core| core.off_pool_peak_bytes > 0);
+        let only_if = |packed: bool, cells: &[String]| if packed { cells.to_vec() } else { Vec::new() };
+        let header = ["core", "records", "MB", "batches", "fill"].map(str::to_owned).to_vec();
+        let codec = only_if(packed, &["ratio", "off-pool KiB"].map(str::to_owned));
+        let rest = ["records/s", "CPU s/M", "p50", "p99", "p99.9", "p99.99", "max", "peak MiB"].map(str::to_owned);
+        table.set_header([header, codec, rest.to_vec()].concat());
         for core in &report.cores {
             let records: u64 = self.runs_of(&core.core).map(|run| run.records_in).sum();
             let bytes: u64 = self.runs_of(&core.core).map(|run| run.bytes).sum();
-            table.add_row([
+            let head = [
                 core.core.clone(),
                 grouped(records),
                 format!("{:.1}", bytes as f64 / 1e6),
                 grouped(core.batches),
                 format!("{:.1} %", core.fill * 100.0),
+            ];
+            let codec = [format!("{:.3}", core.compression_rate), grouped(core.off_pool_peak_bytes >> 10)];
+            let rest = [
                 grouped(core.records_per_s as u64),
                 format!("{:.3}", core.cpu_s_per_m),
                 nanos(core.p50_ns),
@@ -169,12 +168,16 @@ impl Comparison {
                 nanos(core.p9999_ns),
                 nanos(core.max_ns),
                 format!("{:.1}", core.peak_rss_bytes as f64 / f64::from(1 << 20)),
-            ]);
+            ];
+            table.add_row([head.to_vec(), only_if(packed, &codec), rest.to_vec()].concat());
         }
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         let mut text = format!("{table}\n");
         text += "records and MB: all rounds. Rates, batches, fill and latencies of one append: median of the rounds; max and peak memory: the worst.\n";
         text += "fill: bytes of batches by bytes of their buffers. CPU s/M: CPU seconds for a million records; time and CPU include sender, broker and check.\n";
+        if packed {
+            text += "ratio: bytes of a batch's records as sent by those uncompressed, mean of the batches. off-pool: most memory that codecs took outside of the pool.\n";
+        }
         if let Some(ratio) = report.ratio_records_per_s {
             text += &format!(
                 "lockfree by the strongest mutex: {ratio:.2} x the records/s (median of {} rounds)\n",

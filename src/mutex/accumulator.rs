@@ -22,10 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::MutexBatch;
+use super::codec::{Codecs, Estimate};
 use super::partition_map::{CopyOnWriteMap, EntryHandle};
 use super::pool::MutexPool;
 use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView, await_all};
-use crate::batch::{OpenBatch, Placed, Reply, SealedBatch, Watch, refuse_in_callback};
+use crate::batch::{OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, refuse_in_callback};
 use crate::broker::{Cluster, Leader, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use crate::partition_map::PartitionMap;
@@ -36,7 +37,7 @@ use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::lock::{LockFamily, Mutex};
 use crate::primitive::random::Random;
 use crate::primitive::{step, thread};
-use crate::record::{Record, batch_size_upper_bound, validate_record};
+use crate::record::{BATCH_OVERHEAD, Codec, Record, batch_size_upper_bound, validate_record};
 
 /// A partition's batches, oldest first.
 #[derive(Debug, Default)]
@@ -52,24 +53,35 @@ impl Queue {
 
     /// Appends to the tail, or closes the tail for appends if it has no room (ACC-02). Takes the callback out of `reply` if it has appended.
     #[inline]
-    fn try_append(&mut self, record: &Record<'_>, reply: &mut Reply) -> Option<Appended> {
+    fn try_append<F: LockFamily>(
+        &mut self,
+        record: &Record<'_>,
+        reply: &mut Reply,
+        codecs: &Codecs<F>,
+    ) -> Option<Appended> {
         let open = self.open.as_mut()?;
         let Some(Placed { future, bytes }) = open.place(record, reply) else {
-            self.seal_tail();
+            self.seal_tail(codecs);
             return None;
         };
         let batch_is_full = !self.sealed.is_empty() || open.is_full();
         Some(Appended { future, batch_is_full, new_batch: false, bytes })
     }
 
-    fn seal_tail(&mut self) {
-        self.sealed.extend(self.open.take().map(OpenBatch::seal));
+    /// Ends the open batch's stream, too; its context goes to the next batch (BATCH-08).
+    fn seal_tail<F: LockFamily>(&mut self, codecs: &Codecs<F>) {
+        let Some(open) = self.open.take() else { return };
+        let (sealed, stream) = open.finish();
+        self.sealed.push_back(sealed);
+        if let Some(stream) = stream {
+            codecs.keep(stream);
+        }
     }
 
     /// Takes the head, closing it for appends if it is the open batch.
-    fn pop(&mut self) -> Option<SealedBatch> {
+    fn pop<F: LockFamily>(&mut self, codecs: &Codecs<F>) -> Option<SealedBatch> {
         if self.sealed.is_empty() {
-            self.seal_tail();
+            self.seal_tail(codecs);
         }
         self.sealed.pop_front()
     }
@@ -92,6 +104,7 @@ pub struct Partition<F: LockFamily> {
     /// Its accumulator's `identity`.
     owner: Arc<()>,
     topic_partition: TopicPartition,
+    estimate: Arc<Estimate>,
     queue: F::Mutex<Queue>,
 }
 
@@ -106,6 +119,7 @@ pub struct MutexAccumulator<F: LockFamily> {
     clock: SharedClock,
     pool: MutexPool<F>,
     map: CopyOnWriteMap<Partition<F>, F>,
+    codecs: Codecs<F>,
     closed: AtomicBool,
     flushes: AtomicUsize,
     /// Appends that have left their queue's lock to get memory and may still push.
@@ -162,13 +176,15 @@ impl<F: LockFamily> MutexAccumulator<F> {
             drop(queue);
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = queue.try_append(record, &mut reply) {
+        if let Some(appended) = queue.try_append(record, &mut reply, &self.codecs) {
             drop(queue);
             return Ok(appended);
         }
         // Relaxed: the number need only be its own.
         let id = self.next_id.fetch_add(1, Relaxed);
-        let mut batch = MutexBatch::open(partition.topic_partition.clone(), id, lease, now);
+        let (codec, packed) =
+            (self.codecs.compression().codec(), self.codecs.open(&partition.estimate, BATCH_OVERHEAD));
+        let mut batch = MutexBatch::open_with(partition.topic_partition.clone(), id, lease, now, codec, packed);
         self.incomplete.lock().insert(id, batch.watch());
         let Some(Placed { future, .. }) = batch.place(record, &mut reply) else {
             unreachable!("an empty batch takes any record (BATCH-02)")
@@ -194,7 +210,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
             self.incomplete.lock().iter().map(|(id, watch)| (*id, (watch.clone(), None))).collect();
         self.map.for_each(|_, partition| {
             let mut queue = partition.queue.lock();
-            queue.seal_tail();
+            queue.seal_tail(&self.codecs);
             for batch in queue.sealed.drain(..) {
                 doomed.insert(batch.id(), (batch.completion().watch(), Some(batch)));
             }
@@ -237,6 +253,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
             pool: BufferPool::new(config.buffer_memory, config.batch_size.max(1), clock.clone()),
             clock,
             map: CopyOnWriteMap::default(),
+            codecs: Codecs::new(config.compression),
             closed: AtomicBool::new(false),
             flushes: AtomicUsize::new(0),
             appending: AtomicUsize::new(0),
@@ -258,6 +275,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         self.map.get_or_create(topic_partition, || Partition {
             owner: Arc::clone(&self.identity),
             topic_partition: topic_partition.clone(),
+            estimate: self.codecs.estimate(&topic_partition.topic),
             queue: Mutex::new(Queue::default()),
         })
     }
@@ -278,7 +296,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         if self.closed.load(Acquire) {
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = queue.try_append(record, &mut reply) {
+        if let Some(appended) = queue.try_append(record, &mut reply, &self.codecs) {
             return Ok(appended);
         }
         // Relaxed: the queue's lock, which we hold, orders it: whoever takes the lock after us sees the count, and `abort_incomplete` takes every
@@ -331,6 +349,10 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
 
     fn pool(&self) -> PoolSnapshot {
         self.pool.snapshot()
+    }
+
+    fn off_pool(&self) -> OffPoolSnapshot {
+        self.codecs.off_pool().snapshot()
     }
 }
 
@@ -430,7 +452,7 @@ impl<F: LockFamily> SenderView for MutexView<F> {
                     next = [next, expiry].into_iter().flatten().min();
                     break;
                 }
-                expired.extend(queue.pop());
+                expired.extend(queue.pop(&self.accumulator.codecs));
             }
         });
         self.next_expiry = next;
@@ -494,7 +516,7 @@ impl<F: LockFamily> MutexView<F> {
             if !batches.is_empty() && size + queue.head_size() > max_size {
                 break;
             }
-            let Some(mut batch) = queue.pop() else { continue };
+            let Some(mut batch) = queue.pop(&self.accumulator.codecs) else { continue };
             drop(queue);
             batch.see_leader_epoch(leader.and_then(|leader| leader.epoch));
             if let Err(error) = batch.close() {
@@ -502,6 +524,10 @@ impl<F: LockFamily> MutexView<F> {
                 tracing::error!(%error, %topic_partition, "a drained batch could not be closed; its records are aborted");
                 let _ = self.deallocate(batch);
                 continue;
+            }
+            // At each drain, retries included, as in Kafka (BATCH-05).
+            if batch.codec() != Codec::None {
+                partition.estimate.observe(batch.compression_ratio() as f32);
             }
             size += batch.size();
             batch.drained(now);

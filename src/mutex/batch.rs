@@ -1,13 +1,15 @@
-//! The twin's open batch: plain fields, filled under its partition's lock.
+//! The twin's open batch: plain fields, filled under its partition's lock; with a codec, by a stream that is written as records come ([`super::codec`]).
 //!
 //! Source: Kafka's `MemoryRecordsBuilder` (`hasRoomFor`, `appendDefaultRecord`, `isFull`, `closeForRecordAppends`) and `ProducerBatch.tryAppend`.
 
-use crate::batch::{Completer, Contents, OpenBatch, Placed, Reply, SealedBatch, Watch};
+use super::codec::{Packed, Stream};
+use crate::batch::{Completer, Contents, Grown, OpenBatch, Placed, Reply, SealedBatch, Watch};
 use crate::error::TopicPartition;
 use crate::pool::Lease;
 use crate::primitive::clock::Instant;
 use crate::record::{
-    BATCH_OVERHEAD, MAX_RECORD_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized, record_size_for_body,
+    BATCH_OVERHEAD, Codec, MAX_RECORD_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized,
+    record_size_for_body,
 };
 
 /// A batch that takes records, owned by whoever holds its partition's lock.
@@ -16,9 +18,13 @@ pub struct MutexBatch {
     topic_partition: TopicPartition,
     id: u64,
     lease: Lease,
-    grown: Option<Box<[u8]>>,
+    grown: Option<Grown>,
+    /// Compresses the records on their way into memory, if anything does.
+    packed: Option<Box<Packed>>,
+    codec: Codec,
     /// Bytes that the lease had at the opening (BATCH-01), as far as a batch's 32-bit length reaches. A record takes 7 at least, so their count fits too.
     write_limit: usize,
+    /// Bytes uncompressed, the header's room included.
     len: usize,
     record_count: u32,
     base_timestamp: i64,
@@ -46,9 +52,28 @@ impl MutexBatch {
         Fit { timestamp_delta, payload, body, size: record_size_for_body(body) }
     }
 
+    /// An empty batch in `lease` whose records go through `packed`, which is `codec`'s, if there is one.
+    pub(super) fn open_with(
+        topic_partition: TopicPartition,
+        id: u64,
+        lease: Lease,
+        created: Instant,
+        codec: Codec,
+        packed: Option<Box<Packed>>,
+    ) -> Self {
+        Self { codec, packed, ..Self::open(topic_partition, id, lease, created) }
+    }
+
+    /// BATCH-02. The new record counts uncompressed, as in Kafka; and uncompressed, too, all of it must fit a 32-bit length, for whoever decompresses it.
     #[inline]
     fn fits(&self, size: usize) -> bool {
-        self.len + size <= self.write_limit || self.record_count == 0
+        if self.record_count == 0 {
+            return true;
+        }
+        match &self.packed {
+            None => self.len + size <= self.write_limit,
+            Some(_) => self.estimated_size() + size <= self.write_limit && self.len + size <= i32::MAX as usize,
+        }
     }
 
     /// As [`OpenBatch::try_append`]; takes the callback out of `reply` if the record has found room.
@@ -62,11 +87,17 @@ impl MutexBatch {
         if index == 0 {
             self.begin(record, size);
         }
-        let memory: &mut [u8] = match &mut self.grown {
-            None => &mut self.lease,
-            Some(grown) => grown,
-        };
-        encode_record_sized(&mut memory[self.len..], body, index, timestamp_delta, record);
+        let encode = |memory: &mut [u8]| encode_record_sized(memory, body, index, timestamp_delta, record);
+        match (&mut self.packed, &mut self.grown) {
+            (Some(packed), grown) => {
+                packed.append(&mut self.lease, grown, size, encode);
+                if index == 0 {
+                    packed.count();
+                }
+            }
+            (None, Some(grown)) => _ = encode(&mut grown.bytes[self.len..]),
+            (None, None) => _ = encode(&mut self.lease[self.len..]),
+        }
         self.len += size;
         self.record_count = index + 1;
         self.max_timestamp = self.max_timestamp.max(record.timestamp);
@@ -83,9 +114,42 @@ impl MutexBatch {
     #[cold]
     fn begin(&mut self, record: &Record<'_>, size: usize) {
         self.base_timestamp = record.timestamp;
-        if self.len + size > self.write_limit {
-            self.grown = Some(vec![0; self.len + size].into_boxed_slice());
+        if self.packed.is_none() && self.len + size > self.write_limit {
+            self.grown = Some(Grown { bytes: vec![0; self.len + size].into_boxed_slice(), held: None });
         }
+    }
+
+    /// Ends appending; also gives back the context that it compressed with.
+    pub(super) fn finish(mut self) -> (SealedBatch, Option<Stream>) {
+        let (len, stream) = match self.packed.take() {
+            None => (self.len, None),
+            Some(packed) if self.record_count == 0 => (self.len, Some(packed.give_up())),
+            Some(packed) => {
+                let (len, stream) = packed.finish(&mut self.lease, &mut self.grown);
+                (len, Some(stream))
+            }
+        };
+        let sealed = SealedBatch::new(Contents {
+            topic_partition: self.topic_partition,
+            lease: self.lease,
+            grown: self.grown,
+            len,
+            codec: self.codec,
+            uncompressed: self.len,
+            record_count: self.record_count,
+            base_timestamp: self.base_timestamp,
+            max_timestamp: self.max_timestamp,
+            // As a batch with that record alone (FMT-26).
+            max_record_size: if self.record_count == 0 {
+                0
+            } else {
+                BATCH_OVERHEAD + MAX_RECORD_OVERHEAD + self.max_payload
+            },
+            created: self.created,
+            id: self.id,
+            completion: self.completer.close(),
+        });
+        (sealed, stream)
     }
 }
 
@@ -96,6 +160,8 @@ impl OpenBatch for MutexBatch {
             topic_partition,
             id,
             grown: None,
+            packed: None,
+            codec: Codec::None,
             write_limit: lease.len().min(i32::MAX as usize),
             lease,
             len: BATCH_OVERHEAD,
@@ -117,11 +183,15 @@ impl OpenBatch for MutexBatch {
 
     #[inline]
     fn is_full(&self) -> bool {
-        self.record_count > 0 && self.write_limit <= self.len
+        self.record_count > 0 && self.write_limit <= self.estimated_size()
     }
 
+    #[inline]
     fn estimated_size(&self) -> usize {
-        self.len
+        match &self.packed {
+            None => self.len,
+            Some(packed) => BATCH_OVERHEAD + packed.estimate(self.len - BATCH_OVERHEAD),
+        }
     }
 
     fn record_count(&self) -> u32 {
@@ -137,23 +207,6 @@ impl OpenBatch for MutexBatch {
     }
 
     fn seal(self) -> SealedBatch {
-        SealedBatch::new(Contents {
-            topic_partition: self.topic_partition,
-            lease: self.lease,
-            grown: self.grown,
-            len: self.len,
-            record_count: self.record_count,
-            base_timestamp: self.base_timestamp,
-            max_timestamp: self.max_timestamp,
-            // As a batch with that record alone (FMT-26).
-            max_record_size: if self.record_count == 0 {
-                0
-            } else {
-                BATCH_OVERHEAD + MAX_RECORD_OVERHEAD + self.max_payload
-            },
-            created: self.created,
-            id: self.id,
-            completion: self.completer.close(),
-        })
+        self.finish().0
     }
 }

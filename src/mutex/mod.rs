@@ -9,6 +9,7 @@
 
 mod accumulator;
 mod batch;
+mod codec;
 mod partition_map;
 mod pool;
 

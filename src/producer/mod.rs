@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use partitioner::{RoundRobin, murmur2, partition_for_key};
 
 use crate::accumulator::{Accumulator, AccumulatorConfig};
-use crate::batch::{RecordFuture, RecordResult, Reply, in_callback, refuse_in_callback};
+use crate::batch::{OffPoolSnapshot, RecordFuture, RecordResult, Reply, in_callback, refuse_in_callback};
 use crate::broker::Broker;
 use crate::error::{AppendError, FlushError, TopicPartition};
 use crate::pool::PoolSnapshot;
@@ -259,6 +259,11 @@ impl<A: Accumulator> Producer<A> {
     /// The pool's figures.
     pub fn pool(&self) -> PoolSnapshot {
         self.accumulator.pool()
+    }
+
+    /// Memory that batches take outside of the pool: a codec's.
+    pub fn off_pool(&self) -> OffPoolSnapshot {
+        self.accumulator.off_pool()
     }
 }
 

@@ -198,7 +198,15 @@ impl<'a> RecordBatch<'a> {
         space.extend_from_slice(&self.bytes[..BATCH_OVERHEAD]);
         let fault = |fault| DecodeError::Stream { codec: self.codec, fault };
         decoder.decompress(self.codec, self.records_bytes(), limit, space).map_err(fault)?;
-        Ok(Records::new(self.header, Codec::None, space))
+        Ok(self.records_in(space))
+    }
+
+    /// The records in `image`: the batch itself if it is not compressed, otherwise what [`decompress`](Self::decompress) has made of it in its `space`. For those who keep the space.
+    ///
+    /// Anything else is read as far as it goes; the iterator says so, and never panics.
+    #[inline]
+    pub fn records_in<'s>(&self, image: &'s [u8]) -> Records<'s> {
+        Records::new(self.header, Codec::None, image)
     }
 
     /// Reads all records and returns the first error, if there is one.
@@ -257,7 +265,7 @@ impl<'a> Records<'a> {
     /// Those behind the header at the front of `bytes`.
     #[inline]
     fn new(header: BatchHeader, codec: Codec, bytes: &'a [u8]) -> Self {
-        let cursor = Cursor { bytes, at: BATCH_OVERHEAD };
+        let cursor = Cursor { bytes, at: BATCH_OVERHEAD.min(bytes.len()) };
         Records { header, codec, cursor, found: 0, least_delta: 0, done: false }
     }
 

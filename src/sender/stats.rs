@@ -11,6 +11,7 @@ pub struct SenderStats {
     batches: Counter,
     bytes: Counter,
     charged: Counter,
+    ratios: Counter,
     records: Counter,
     completed: Counter,
     failed: Counter,
@@ -28,6 +29,8 @@ pub struct SenderSnapshot {
     pub bytes: u64,
     /// Bytes of the pool charged for them.
     pub charged: u64,
+    /// Sum of the compression ratios of those batches (BATCH-06), in millionths.
+    pub ratios_ppm: u64,
     /// Records in them.
     pub records: u64,
     /// Records acknowledged.
@@ -39,6 +42,11 @@ pub struct SenderSnapshot {
 }
 
 impl SenderSnapshot {
+    /// `compression-rate-avg`: mean over batches of the bytes of their records as sent by those uncompressed (MET-03); 1 without a codec, and where nothing was sent.
+    pub fn compression_rate(&self) -> f64 {
+        if self.batches == 0 { 1.0 } else { self.ratios_ppm as f64 / 1e6 / self.batches as f64 }
+    }
+
     /// How full the batches were when they went: bytes on the wire by bytes charged, 0 to 1.
     pub fn fill(&self) -> f64 {
         if self.charged == 0 { 0.0 } else { self.bytes as f64 / self.charged as f64 }
@@ -73,6 +81,7 @@ impl SenderStats {
         self.batches.add(batches.len() as u64);
         self.bytes.add(sum(|batch| batch.size() as u64));
         self.charged.add(sum(|batch| batch.charged() as u64));
+        self.ratios.add(sum(|batch| (batch.compression_ratio() * 1e6).round() as u64));
         self.records.add(sum(|batch| u64::from(batch.record_count())));
     }
 
@@ -95,6 +104,7 @@ impl SenderStats {
             batches: self.batches.get(),
             bytes: self.bytes.get(),
             charged: self.charged.get(),
+            ratios_ppm: self.ratios.get(),
             records: self.records.get(),
             completed: self.completed.get(),
             failed: self.failed.get(),

@@ -34,6 +34,7 @@ pub(crate) fn config() -> AccumulatorConfig {
         backoff: Backoff { initial: millis(100), max: millis(1_000) },
         delivery_timeout: millis(1_000),
         seed: 1,
+        ..AccumulatorConfig::default()
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn memory() -> AccumulatorConfig {
         backoff: Backoff { initial: millis(100), max: millis(100) },
         delivery_timeout: millis(1_000),
         seed: 1,
+        ..AccumulatorConfig::default()
     }
 }
 

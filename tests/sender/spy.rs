@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView};
-use unlatched::batch::{Reply, SealedBatch};
+use unlatched::batch::{OffPoolSnapshot, Reply, SealedBatch};
 use unlatched::broker::{Cluster, NodeId};
 use unlatched::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use unlatched::pool::PoolSnapshot;
@@ -92,6 +92,10 @@ impl<A: Accumulator> Accumulator for Spy<A> {
 
     fn pool(&self) -> PoolSnapshot {
         self.core.pool()
+    }
+
+    fn off_pool(&self) -> OffPoolSnapshot {
+        self.core.off_pool()
     }
 }
 

@@ -18,6 +18,7 @@ use unlatched::mutex::{ParkingLotAccumulator, StdAccumulator};
 use unlatched::pool::PoolError;
 use unlatched::primitive::clock::SharedClock;
 use unlatched::primitive::random::Random;
+use unlatched::record::codec::{DEFAULT_LIMIT, Decoder};
 use unlatched::record::{Record, RecordBatch};
 
 use crate::threads::{LONG, PATIENCE, Stopwatch, Worker, eventually, lock};
@@ -60,8 +61,9 @@ fn read(content: &[u8]) -> Name {
 fn names(batch: &SealedBatch) -> Vec<Name> {
     let (parsed, rest) = RecordBatch::parse(batch.as_bytes()).expect("a whole batch with a good checksum");
     assert!(rest.is_empty());
-    let names: Vec<_> =
-        parsed.records().map(|record| read(record.expect("a good record").value.expect("a value"))).collect();
+    let mut space = Vec::new();
+    let records = parsed.decompress(&mut Decoder::default(), DEFAULT_LIMIT, &mut space).expect("a good stream");
+    let names: Vec<_> = records.map(|record| read(record.expect("a good record").value.expect("a value"))).collect();
     assert_eq!(names.len(), batch.record_count() as usize);
     names
 }
@@ -385,6 +387,7 @@ fn config(random: &mut Random) -> AccumulatorConfig {
         backoff: Backoff { initial: backoff, max: 4 * backoff },
         delivery_timeout: [Duration::from_millis(1), Duration::from_millis(4), LONG][random.below(3) as usize],
         seed: random.below(u64::MAX),
+        compression: ["none", "lz4", "gzip:1", "zstd:1", "snappy"][random.below(5) as usize].parse().expect("a codec"),
     }
 }
 

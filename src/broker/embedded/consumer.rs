@@ -17,7 +17,8 @@ use super::error::{BatchFault, ReadError, StorageError};
 use super::log::{BatchReader, SEGMENT};
 use super::server::{Log, Partition};
 use crate::error::TopicPartition;
-use crate::record::RecordBatch;
+use crate::record::codec::{DEFAULT_LIMIT, Decoder};
+use crate::record::{Codec, RecordBatch};
 
 /// A topic in a log directory, to be read.
 ///
@@ -96,6 +97,7 @@ pub struct Batches {
     next_offset: i64,
     /// Where the log ended, if that is known beforehand.
     end: Option<i64>,
+    max_uncompressed_bytes: usize,
     done: bool,
 }
 
@@ -134,7 +136,15 @@ impl Batches {
         if from < 0 {
             return Err(ReadError::OffsetOutOfRange { topic_partition, from, end: end.unwrap_or(i64::MAX) });
         }
-        Ok(Self { topic_partition, source, from, next_offset: 0, end, done: false })
+        Ok(Self {
+            topic_partition,
+            source,
+            from,
+            next_offset: 0,
+            end,
+            max_uncompressed_bytes: DEFAULT_LIMIT,
+            done: false,
+        })
     }
 
     /// The offset after the last batch read.
@@ -142,9 +152,16 @@ impl Batches {
         self.next_offset
     }
 
+    /// Most bytes of one batch's records that [`Batches::records`] decompresses; more is an error. Default: [`DEFAULT_LIMIT`].
+    #[must_use]
+    pub fn max_uncompressed_bytes(mut self, bytes: usize) -> Self {
+        self.max_uncompressed_bytes = bytes;
+        self
+    }
+
     /// The records in these batches, from the offset on with which the reading began.
     pub fn records(self) -> Records {
-        Records { batches: self, decoded: VecDeque::new() }
+        Records { batches: self, decoder: Decoder::default(), decoded: VecDeque::new() }
     }
 
     /// Where the next batch begins, in bytes.
@@ -251,13 +268,18 @@ pub struct ConsumedRecord {
 #[derive(Debug)]
 pub struct Records {
     batches: Batches,
+    decoder: Decoder,
     decoded: VecDeque<ConsumedRecord>,
 }
 
 impl Records {
     fn decode(&mut self, bytes: &Bytes) -> Result<(), BatchFault> {
         let (batch, _) = RecordBatch::parse(bytes)?;
-        for record in batch.records() {
+        let mut space = Vec::new();
+        batch.decompress(&mut self.decoder, self.batches.max_uncompressed_bytes, &mut space)?;
+        // Where the records lie: in the batch, or in what it was decompressed to.
+        let bytes = if batch.codec() == Codec::None { bytes.clone() } else { Bytes::from(space) };
+        for record in batch.records_in(&bytes) {
             let record = record?;
             if record.offset < self.batches.from {
                 continue;

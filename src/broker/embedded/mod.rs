@@ -23,7 +23,7 @@
 //!
 //! # What is not built
 //! Duplicates are not recognised: batches with a producer id are accepted, their sequences not compared. There are no replicas, so every
-//! `acks` but none means the same. Compressed batches are refused with `UNSUPPORTED_COMPRESSION_TYPE`. Logs have one segment and no
+//! `acks` but none means the same. Batches are stored as they come: a topic has no codec of its own. Logs have one segment and no
 //! retention. After a timeout the connection stays, where Kafka's client would close it.
 //!
 //! # Example
@@ -77,6 +77,7 @@ use crate::broker::{Cluster, NodeId, PartitionResponse};
 use crate::error::TopicPartition;
 use crate::primitive::clock::{SharedClock, SystemClock};
 use crate::record::TimestampType;
+use crate::record::codec::DEFAULT_LIMIT;
 use directory::OpenDirectory;
 use server::{Server, Settings, Store};
 
@@ -131,6 +132,13 @@ impl Builder {
     /// `max.message.bytes` of new topics: the largest batch accepted, header included. Default: [`DEFAULT_MAX_MESSAGE_BYTES`].
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes;
+        self
+    }
+
+    /// Most bytes of a batch's records, uncompressed: a batch that has more is refused with `MESSAGE_TOO_LARGE`, and never decompressed further. What
+    /// [`EmbeddedBroker::read`] takes, too. Kafka has no such limit. Default: [`DEFAULT_LIMIT`](crate::record::codec::DEFAULT_LIMIT).
+    pub fn max_uncompressed_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_uncompressed_bytes = bytes;
         self
     }
 
@@ -216,6 +224,7 @@ impl EmbeddedBroker {
             nodes: 1,
             max_in_flight: 5,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            max_uncompressed_bytes: DEFAULT_LIMIT,
             reconnect_backoff: Duration::from_millis(50),
             observer: None,
             clock: SystemClock::shared(),
@@ -312,7 +321,9 @@ impl EmbeddedBroker {
     /// [`ReadError`].
     pub fn read(&self, topic_partition: &TopicPartition, from: i64) -> Result<Batches, ReadError> {
         let unknown = || ReadError::UnknownPartition { topic_partition: topic_partition.clone() };
-        Batches::of_partition(self.server.partition(topic_partition).ok_or_else(unknown)?, from)
+        let limit = self.server.settings().max_uncompressed_bytes;
+        let batches = Batches::of_partition(self.server.partition(topic_partition).ok_or_else(unknown)?, from)?;
+        Ok(batches.max_uncompressed_bytes(limit))
     }
 
     /// What this broker has accepted since it was opened.

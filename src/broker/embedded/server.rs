@@ -12,7 +12,7 @@ use super::directory::{FoundTopic, OpenDirectory, is_topic_name};
 use super::error::{EmbeddedError, StorageError};
 use super::fault::{Failure, Fate, Faults, Plan};
 use super::log::LogFile;
-use super::validate::{Limits, Refusal, check};
+use super::validate::{Limits, Refusal, Space, check};
 use crate::batch::contain;
 use crate::broker::{Cluster, ErrorCode, Leader, NodeId, PartitionResponse, ProduceRequest};
 use crate::error::TopicPartition;
@@ -158,6 +158,7 @@ pub(super) struct Settings {
     pub(super) nodes: i32,
     pub(super) max_in_flight: usize,
     pub(super) max_message_bytes: usize,
+    pub(super) max_uncompressed_bytes: usize,
     pub(super) reconnect_backoff: std::time::Duration,
     pub(super) observer: Option<Observer>,
     pub(super) clock: SharedClock,
@@ -180,6 +181,8 @@ pub(super) struct Server {
     bells: Bells,
     watchers: Bells,
     store: Store,
+    /// What checking takes, while nobody checks: so many as ever checked at once.
+    spaces: Mutex<Vec<Space>>,
     /// Held by whoever changes topics or leaders.
     admin: Mutex<()>,
 }
@@ -195,6 +198,7 @@ impl Server {
             bells,
             watchers: Bells::default(),
             store,
+            spaces: Mutex::default(),
             admin: Mutex::new(()),
         };
         for (name, logs) in found {
@@ -237,7 +241,8 @@ impl Server {
     }
 
     fn default_limits(&self) -> Limits {
-        Limits { max_message_bytes: self.settings.max_message_bytes, timestamp_type: TimestampType::CreateTime }
+        let Settings { max_message_bytes, max_uncompressed_bytes, .. } = self.settings;
+        Limits { max_message_bytes, max_uncompressed_bytes, timestamp_type: TimestampType::CreateTime }
     }
 
     fn first_leader(&self, partition: i32) -> NodeId {
@@ -381,7 +386,11 @@ impl Server {
         if partition.state.lock().leader != Some(node) {
             return Err(not_leader(at, node));
         }
-        let batch = check(bytes, limits)?;
+        let mut space = self.spaces.lock().pop().unwrap_or_default();
+        let batch = check(bytes, limits, &mut space);
+        space.shrink();
+        self.spaces.lock().push(space);
+        let batch = batch?;
         let failure = failure();
         let told = |failure: Failure| {
             let refusal = |code| Refusal::new(code, "the broker was told to answer so");

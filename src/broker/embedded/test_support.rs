@@ -8,7 +8,8 @@ use crate::error::TopicPartition;
 use crate::mutex::{MutexBatch, StdPool};
 use crate::pool::BufferPool;
 use crate::primitive::clock::{Instant, SystemClock};
-use crate::record::{Attributes, BATCH_OVERHEAD, BatchHeader, Record, crc32c};
+use crate::record::codec::{Compression, Encoder};
+use crate::record::{Attributes, BATCH_OVERHEAD, BatchHeader, Codec, LENGTH_END, Record, crc32c};
 
 /// A closed batch of records with these values, stamped with 1 000, 1 001, ...; and its first record's future.
 pub(super) fn sealed(topic_partition: &TopicPartition, values: &[&str]) -> (SealedBatch, RecordFuture) {
@@ -37,6 +38,23 @@ pub(super) fn with_header(mut bytes: Vec<u8>, change: impl FnOnce(&mut BatchHead
     change(&mut header);
     bytes[..BATCH_OVERHEAD].copy_from_slice(&header.to_bytes());
     mend(bytes)
+}
+
+/// The same batch, its records compressed with `codec`.
+pub(super) fn compressed(codec: Codec, bytes: Vec<u8>) -> Vec<u8> {
+    let mut out = bytes[..BATCH_OVERHEAD].to_vec();
+    let mut encoder = Encoder::new(Compression::new(codec)).expect("a codec");
+    encoder
+        .write(&bytes[BATCH_OVERHEAD..], &mut out)
+        .and_then(|()| encoder.finish(&mut out))
+        .expect("a vector takes it");
+    with_length(with_header(out, |header| header.attributes = with_bit(header.attributes, u16::from(codec.id()))))
+}
+
+/// The batch that `bytes` begin with, made to reach to their end.
+pub(super) fn with_length(bytes: Vec<u8>) -> Vec<u8> {
+    let length = (bytes.len() - LENGTH_END) as i32;
+    with_header(bytes, |header| header.batch_length = length)
 }
 
 /// Makes the CRC good again.

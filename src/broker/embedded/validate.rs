@@ -11,21 +11,25 @@
 //! | base offset 0 | `INVALID_RECORD` |
 //! | size within `max.message.bytes` | `MESSAGE_TOO_LARGE` |
 //! | CRC | `CORRUPT_MESSAGE` |
-//! | a codec that is known and can be read | `UNSUPPORTED_COMPRESSION_TYPE` |
+//! | a codec that is known | `UNSUPPORTED_COMPRESSION_TYPE` |
 //! | at least one record, last offset delta = records - 1 | `INVALID_RECORD` |
 //! | no control bit; a producer id comes with a sequence, a transaction with a producer id | `INVALID_RECORD` |
 //! | create time, as producers send it | `INVALID_TIMESTAMP` |
+//! | records can be decompressed | `INVALID_RECORD` |
+//! | ... to no more than the broker's limit | `MESSAGE_TOO_LARGE` |
 //! | every record can be decoded, as many as the header says, no byte left | `INVALID_RECORD` with the record's index |
 //! | the header's largest timestamp is that of its records | `INVALID_TIMESTAMP` |
 //!
-//! Source: Kafka's `ProduceRequest.validateRecords`, `UnifiedLog.analyzeAndValidateRecords`, `LogValidator`. Three deliberate
-//! differences: Kafka answers an unknown codec with `UNKNOWN_SERVER_ERROR`; it corrects a wrong largest timestamp without a word,
+//! Source: Kafka's `ProduceRequest.validateRecords`, `UnifiedLog.analyzeAndValidateRecords`, `LogValidator`. Four deliberate
+//! differences: Kafka answers an unknown codec, and a stream that it cannot decompress, with `UNKNOWN_SERVER_ERROR`; it has no limit on what is decompressed, since it reads
+//! that as a stream; it corrects a wrong largest timestamp without a word,
 //! which would hide a faulty producer; and its limit on timestamps in the future is not built.
 
 use std::sync::Arc;
 
 use crate::broker::{ErrorCode, PartitionResponse};
 use crate::error::TopicPartition;
+use crate::record::codec::{Decoder, Fault};
 use crate::record::{DecodeError, MAGIC, NO_PRODUCER_ID, RecordBatch, TimestampType};
 
 /// Where the magic byte lies, whatever the format.
@@ -36,8 +40,26 @@ const MAGIC_AT: usize = 16;
 pub(super) struct Limits {
     /// `max.message.bytes`: largest batch, header included.
     pub(super) max_message_bytes: usize,
+    /// Most bytes of a batch's records, uncompressed.
+    pub(super) max_uncompressed_bytes: usize,
     /// `message.timestamp.type`.
     pub(super) timestamp_type: TimestampType,
+}
+
+/// What checking compressed batches takes, kept for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    decoder: Decoder,
+    records: Vec<u8>,
+}
+
+impl Space {
+    /// Lets go of what only a large batch needed.
+    pub(super) fn shrink(&mut self) {
+        const KEPT: usize = 1 << 20;
+        self.records.clear();
+        self.records.shrink_to(KEPT);
+    }
 }
 
 /// Why a batch is not taken.
@@ -59,8 +81,11 @@ impl Refusal {
 
     fn undecodable(error: DecodeError) -> Self {
         let code = match error {
-            DecodeError::UnsupportedMagic { .. } | DecodeError::NegativeRecordsCount { .. } => ErrorCode::InvalidRecord,
-            DecodeError::UnknownCodec { .. } | DecodeError::Compressed { .. } => ErrorCode::UnsupportedCompressionType,
+            DecodeError::Stream { fault: Fault::TooLarge { .. }, .. } => ErrorCode::MessageTooLarge,
+            DecodeError::UnsupportedMagic { .. }
+            | DecodeError::NegativeRecordsCount { .. }
+            | DecodeError::Stream { .. } => ErrorCode::InvalidRecord,
+            DecodeError::UnknownCodec { .. } => ErrorCode::UnsupportedCompressionType,
             _ => ErrorCode::CorruptMessage,
         };
         Self::new(code, error.to_string())
@@ -77,10 +102,10 @@ impl Refusal {
 }
 
 /// The batch that `bytes` are, if a broker may take it.
-pub(super) fn check(bytes: &[u8], limits: Limits) -> Result<RecordBatch<'_>, Refusal> {
+pub(super) fn check<'b>(bytes: &'b [u8], limits: Limits, space: &mut Space) -> Result<RecordBatch<'b>, Refusal> {
     let batch = check_frame(bytes, limits.max_message_bytes)?;
     check_header(&batch, limits.timestamp_type)?;
-    let max_timestamp = check_records(&batch)?;
+    let max_timestamp = check_records(&batch, limits.max_uncompressed_bytes, space)?;
     if limits.timestamp_type == TimestampType::CreateTime && max_timestamp != batch.header().max_timestamp {
         let declared = batch.header().max_timestamp;
         let message = format!("the header's largest timestamp is {declared}, its records' is {max_timestamp}");
@@ -145,12 +170,13 @@ fn check_header(batch: &RecordBatch<'_>, timestamp_type: TimestampType) -> Resul
 /// Walks every record; the largest timestamp of them.
 ///
 /// Offset deltas need no look of their own: the decoder lets them only rise within the header's last, and there are as many.
-fn check_records(batch: &RecordBatch<'_>) -> Result<i64, Refusal> {
+fn check_records(batch: &RecordBatch<'_>, max_bytes: usize, space: &mut Space) -> Result<i64, Refusal> {
+    let Space { decoder, records } = space;
+    let records = batch.decompress(decoder, max_bytes, records).map_err(Refusal::undecodable)?;
     let mut max_timestamp = i64::MIN;
-    for (index, record) in (0..).zip(batch.records()) {
+    for (index, record) in (0..).zip(records) {
         match record {
             Ok(record) => max_timestamp = max_timestamp.max(record.timestamp),
-            Err(error @ DecodeError::Compressed { .. }) => return Err(Refusal::undecodable(error)),
             Err(error) => {
                 let message: Arc<str> = error.to_string().into();
                 // Too few or too many bytes for the count is the batch's fault, not a record's.
@@ -166,10 +192,15 @@ fn check_records(batch: &RecordBatch<'_>) -> Result<i64, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::embedded::test_support::{bytes, mend, with_bit, with_header};
-    use crate::record::BATCH_OVERHEAD;
+    use crate::broker::embedded::test_support::{bytes, compressed, mend, with_bit, with_header, with_length};
+    use crate::record::{BATCH_OVERHEAD, Codec};
 
-    const LIMITS: Limits = Limits { max_message_bytes: 10_000, timestamp_type: TimestampType::CreateTime };
+    const LIMITS: Limits =
+        Limits { max_message_bytes: 10_000, max_uncompressed_bytes: 20_000, timestamp_type: TimestampType::CreateTime };
+
+    fn check(bytes: &[u8], limits: Limits) -> Result<RecordBatch<'_>, Refusal> {
+        super::check(bytes, limits, &mut Space::default())
+    }
 
     fn code(bytes: &[u8]) -> ErrorCode {
         check(bytes, LIMITS).map_or_else(|refusal| refusal.code, |_| ErrorCode::None)
@@ -226,7 +257,7 @@ mod tests {
             ("id without sequence", |h| h.producer_id = 7, ErrorCode::InvalidRecord),
             ("log append time", |h| h.attributes = with_bit(h.attributes, 1 << 3), ErrorCode::InvalidTimestamp),
             ("largest timestamp", |h| h.max_timestamp += 1, ErrorCode::InvalidTimestamp),
-            ("gzip", |h| h.attributes = with_bit(h.attributes, 1), ErrorCode::UnsupportedCompressionType),
+            ("no gzip", |h| h.attributes = with_bit(h.attributes, 1), ErrorCode::InvalidRecord),
             ("no such codec", |h| h.attributes = with_bit(h.attributes, 7), ErrorCode::UnsupportedCompressionType),
         ];
         for (what, change, expected) in cases {
@@ -260,6 +291,28 @@ mod tests {
         let limit = |max_message_bytes| Limits { max_message_bytes, ..LIMITS };
         assert!(check(&good, limit(good.len())).is_ok());
         assert_eq!(check(&good, limit(good.len() - 1)).unwrap_err().code, ErrorCode::MessageTooLarge);
+    }
+
+    #[test]
+    fn fmt_22_broker_checks_compressed_batches_as_others_and_within_its_limit() {
+        let large = "0123456789".repeat(100);
+        let values = [large.as_str(); 15];
+        for codec in &Codec::ALL[1..] {
+            let good = compressed(*codec, bytes(&values));
+            assert!(good.len() < 2_000, "{codec}: {} bytes", good.len());
+            assert_eq!(code(&good), ErrorCode::None, "{codec}");
+            let refusal = |change: fn(&mut crate::record::BatchHeader)| code(&with_header(good.clone(), change));
+            assert_eq!(refusal(|h| (h.records_count, h.last_offset_delta) = (14, 13)), ErrorCode::InvalidRecord);
+            assert_eq!(refusal(|h| (h.records_count, h.last_offset_delta) = (16, 15)), ErrorCode::InvalidRecord);
+            assert_eq!(refusal(|h| h.max_timestamp += 1), ErrorCode::InvalidTimestamp);
+            let half = |bytes: &[u8]| [&bytes[..bytes.len() / 2], &[0xff; 9]].concat();
+            assert_eq!(code(&with_length(half(&good))), ErrorCode::InvalidRecord, "{codec}: no stream");
+            let limit = |max_uncompressed_bytes| Limits { max_uncompressed_bytes, ..LIMITS };
+            let records = bytes(&values).len() - BATCH_OVERHEAD;
+            assert!(check(&good, limit(records)).is_ok(), "{codec}");
+            let refusal = check(&good, limit(records - 1)).unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::MessageTooLarge, "{codec}: {}", refusal.message);
+        }
     }
 
     #[test]

@@ -41,9 +41,23 @@ fn nothing_means_compare_on_the_sample() {
     assert_eq!(args.amount(), Amount::Time(Duration::from_secs(2)));
     assert_eq!(args.core, CoreChoice::All);
     assert_eq!((args.partitions, args.rounds, args.broker()), (6, 3, Broker::Drop));
-    let tuning = Tuning { batch_size: 16_384, linger_ms: 5, buffer_memory: 33_554_432 };
+    let (batch_size, linger_ms, buffer_memory, compression_type) = (16_384, 5, 33_554_432, Compression::NONE);
+    let tuning = Tuning { batch_size, linger_ms, buffer_memory, compression_type };
     assert_eq!(args.tuning, tuning, "Kafka's defaults");
     assert!(args.threads() >= 1);
+}
+
+#[test]
+fn cfg_15_a_codec_is_a_name_and_perhaps_a_level() {
+    for (line, expected) in [("zstd:-7", "zstd:-7"), ("lz4", "lz4"), ("gzip:9", "gzip:9"), ("zstd:3", "zstd")] {
+        let args = compare(&format!("--compression-type {line}"));
+        assert_eq!(args.tuning.compression_type.to_string(), expected);
+        assert_eq!(produce(&format!("--topic t --compression-type {line}")).tuning, args.tuning);
+        let json = serde_json::to_string(&args.tuning).unwrap();
+        assert_eq!(serde_json::from_str::<Tuning>(&json).unwrap(), args.tuning, "as a child is told: {json}");
+    }
+    assert!(refused("compare --compression-type gzip:0").ends_with("gzip has no level 0: give 1 to 9, or -1"));
+    assert!(refused("compare --compression-type brotli").contains("give none, gzip, snappy, lz4 or zstd"));
 }
 
 #[test]
@@ -58,7 +72,8 @@ fn compare_takes_everything_that_it_promises() {
     assert_eq!(args.key_column, Some(Column::Name("origin".into())));
     assert_eq!(args.core.cores().collect::<Vec<_>>(), [Core::Mutex]);
     assert_eq!(args.json.as_deref(), Some(Path::new("out.json")));
-    assert_eq!(args.tuning, Tuning { batch_size: 65_536, linger_ms: 0, buffer_memory: 64 << 20 });
+    let (batch_size, linger_ms, buffer_memory, compression_type) = (65_536, 0, 64 << 20, Compression::NONE);
+    assert_eq!(args.tuning, Tuning { batch_size, linger_ms, buffer_memory, compression_type });
     assert_eq!((args.broker(), args.log_dir.as_deref()), (Broker::Dir, Some(Path::new("logs"))));
     assert_eq!(compare("--log-dir d").broker(), Broker::Dir);
     assert_eq!(compare("--broker drop").broker(), Broker::Drop);

@@ -263,6 +263,22 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "give a number of seconds from 0.001 to 86400".to_owned())
 }
 
+/// A compression as JSON has it: as the command line does.
+pub(super) mod compression {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::record::codec::Compression;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Compression, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Compression, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// A file that can be read once for every core.
 pub(super) fn repeatable_file(path: PathBuf) -> Result<PathBuf, &'static str> {
     if path == Path::new("-") {
