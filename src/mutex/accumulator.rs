@@ -68,22 +68,14 @@ impl Queue {
         Some(Appended { future, batch_is_full, new_batch: false, bytes })
     }
 
-    /// Ends the open batch's stream, too; its context goes to the next batch (BATCH-08).
+    /// Closes the open batch for appends.
     fn seal_tail<F: LockFamily>(&mut self, codecs: &Codecs<F>) {
-        let Some(open) = self.open.take() else { return };
-        let (sealed, stream) = open.finish();
-        self.sealed.push_back(sealed);
-        if let Some(stream) = stream {
-            codecs.keep(stream);
-        }
+        self.sealed.extend(self.open.take().map(|open| codecs.seal(open)));
     }
 
-    /// Takes the head, closing it for appends if it is the open batch.
-    fn pop<F: LockFamily>(&mut self, codecs: &Codecs<F>) -> Option<SealedBatch> {
-        if self.sealed.is_empty() {
-            self.seal_tail(codecs);
-        }
-        self.sealed.pop_front()
+    /// Takes the head. If that is the open batch, it takes no more appends, and is to be sealed: outside of the lock, since a codec may have much to end (ACC-31).
+    fn pop(&mut self) -> Option<Head> {
+        self.sealed.pop_front().map(Head::Sealed).or_else(|| self.open.take().map(Head::Open))
     }
 
     fn head_created(&self) -> Option<Instant> {
@@ -95,6 +87,21 @@ impl Queue {
             (Some(sealed), _) => sealed.size(),
             (None, Some(open)) => open.estimated_size(),
             (None, None) => 0,
+        }
+    }
+}
+
+/// What was taken out of a queue.
+enum Head {
+    Sealed(SealedBatch),
+    Open(MutexBatch),
+}
+
+impl Head {
+    fn seal<F: LockFamily>(self, codecs: &Codecs<F>) -> SealedBatch {
+        match self {
+            Head::Sealed(batch) => batch,
+            Head::Open(batch) => codecs.seal(batch),
         }
     }
 }
@@ -366,7 +373,7 @@ pub struct MutexView<F: LockFamily> {
 }
 
 /// What a look under a queue's lock brings (ACC-18).
-struct Head {
+struct Look {
     waited: Duration,
     backoff: Option<Duration>,
     full: bool,
@@ -382,16 +389,16 @@ impl<F: LockFamily> MutexView<F> {
         (batch.waited(now) < backoff).then_some(backoff)
     }
 
-    fn look(&mut self, queue: &mut Queue, leader: Option<Leader>, now: Instant) -> Option<Head> {
+    fn look(&mut self, queue: &mut Queue, leader: Option<Leader>, now: Instant) -> Option<Look> {
         if let Some(head) = queue.sealed.front_mut() {
             head.see_leader_epoch(leader.and_then(|leader| leader.epoch));
             let backoff = Self::backoff(&self.accumulator.config, &mut self.random, head, now);
             // A batch closed for appends counts as full (BATCH-04), which one in front of another always is.
-            return Some(Head { waited: head.waited(now), backoff, full: true });
+            return Some(Look { waited: head.waited(now), backoff, full: true });
         }
         let open = queue.open.as_ref()?;
         let waited = now.saturating_since(open.created());
-        Some(Head { waited, backoff: None, full: open.is_full() })
+        Some(Look { waited, backoff: None, full: open.is_full() })
     }
 }
 
@@ -404,7 +411,7 @@ impl<F: LockFamily> SenderView for MutexView<F> {
             let leader = cluster.leader(topic_partition);
             let head = self.look(&mut partition.queue.lock(), leader, now);
             // Judged outside of the lock.
-            let Some(Head { waited, backoff, full }) = head else { return };
+            let Some(Look { waited, backoff, full }) = head else { return };
             let Some(Leader { node, .. }) = leader else {
                 if !check.unknown_leader_topics.contains(&topic_partition.topic) {
                     check.unknown_leader_topics.push(topic_partition.topic.clone());
@@ -452,7 +459,7 @@ impl<F: LockFamily> SenderView for MutexView<F> {
                     next = [next, expiry].into_iter().flatten().min();
                     break;
                 }
-                expired.extend(queue.pop(&self.accumulator.codecs));
+                expired.extend(queue.pop().map(|head| head.seal(&self.accumulator.codecs)));
             }
         });
         self.next_expiry = next;
@@ -516,8 +523,9 @@ impl<F: LockFamily> MutexView<F> {
             if !batches.is_empty() && size + queue.head_size() > max_size {
                 break;
             }
-            let Some(mut batch) = queue.pop(&self.accumulator.codecs) else { continue };
+            let Some(head) = queue.pop() else { continue };
             drop(queue);
+            let mut batch = head.seal(&self.accumulator.codecs);
             batch.see_leader_epoch(leader.and_then(|leader| leader.epoch));
             if let Err(error) = batch.close() {
                 // Not reachable while batches carry no producer state; were it, the batch must not be lost in silence.

@@ -13,7 +13,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use crate::batch::{Grown, Held, OffPool};
+use super::batch::MutexBatch;
+use crate::batch::{Grown, Held, OffPool, SealedBatch};
 use crate::pool::Lease;
 use crate::primitive::atomic::AtomicU32;
 use crate::primitive::atomic::Ordering::Relaxed;
@@ -213,12 +214,16 @@ impl<F: LockFamily> Codecs<F> {
         Some(Box::new(Packed { stream, written: header, ratio: estimate.get(), off_pool }))
     }
 
-    /// Keeps a context for the next batch.
-    pub(super) fn keep(&self, stream: Stream) {
-        let mut idle = self.idle.lock();
-        if idle.len() < IDLE {
-            idle.push(stream);
+    /// Closes `open` for appends: ends its stream (BATCH-08), and keeps the context for the next batch.
+    pub(super) fn seal(&self, open: MutexBatch) -> SealedBatch {
+        let (sealed, stream) = open.finish();
+        if let Some(stream) = stream {
+            let mut idle = self.idle.lock();
+            if idle.len() < IDLE {
+                idle.push(stream);
+            }
         }
+        sealed
     }
 }
 

@@ -10,6 +10,8 @@ use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective};
 
 use super::{Codec, Compression, LZ4_BLOCK, LZ4_DEFAULT, LZ4_HEAD, SNAPPY_BLOCK, SNAPPY_HEAD};
 
+/// Bytes that are collected before gzip and zstd get them: a call for each small record costs more than compressing it. As Kafka's buffer in front of them.
+const FEED: usize = 16 << 10;
 /// Bytes that go from gzip or zstd to the output at a time.
 const STAGE: usize = 8 << 10;
 /// Bytes that deflate takes, at any level: window, hash chains, symbols.
@@ -43,13 +45,13 @@ pub struct Encoder {
 }
 
 enum Stream {
-    Gzip { deflate: Box<Compress>, stage: Box<[u8]> },
+    Gzip { deflate: Box<Compress>, blocks: Blocks },
     Snappy { encoder: Box<snap::raw::Encoder>, blocks: Blocks },
     Lz4 { mode: CompressionMode, blocks: Blocks },
-    Zstd { context: CCtx<'static>, stage: Box<[u8]> },
+    Zstd { context: CCtx<'static>, blocks: Blocks },
 }
 
-/// What is collected until it makes a block, and where a block is packed.
+/// What is collected until it makes a block, and where a block is packed, or goes through on its way out.
 #[derive(Default)]
 struct Blocks {
     open: Vec<u8>,
@@ -62,21 +64,17 @@ impl Encoder {
     /// # Panics
     /// If the machine has no memory left for the context.
     pub fn new(compression: Compression) -> Option<Self> {
-        let stage = || vec![0; STAGE].into_boxed_slice();
+        let blocks = Blocks::default();
         let codec = match (compression.codec(), compression.level) {
             (Codec::None, _) => return None,
-            (Codec::Gzip, level) => Stream::Gzip { deflate: Box::new(deflate(level)), stage: stage() },
-            (Codec::Snappy, _) => {
-                Stream::Snappy { encoder: Box::new(snap::raw::Encoder::new()), blocks: Blocks::default() }
-            }
-            (Codec::Lz4, LZ4_DEFAULT) => Stream::Lz4 { mode: CompressionMode::DEFAULT, blocks: Blocks::default() },
-            (Codec::Lz4, level) => {
-                Stream::Lz4 { mode: CompressionMode::HIGHCOMPRESSION(level), blocks: Blocks::default() }
-            }
+            (Codec::Gzip, level) => Stream::Gzip { deflate: Box::new(deflate(level)), blocks },
+            (Codec::Snappy, _) => Stream::Snappy { encoder: Box::new(snap::raw::Encoder::new()), blocks },
+            (Codec::Lz4, LZ4_DEFAULT) => Stream::Lz4 { mode: CompressionMode::DEFAULT, blocks },
+            (Codec::Lz4, level) => Stream::Lz4 { mode: CompressionMode::HIGHCOMPRESSION(level), blocks },
             (Codec::Zstd, level) => {
                 let mut context = CCtx::create();
                 context.set_parameter(CParameter::CompressionLevel(level)).unwrap_or_else(broken);
-                Stream::Zstd { context, stage: stage() }
+                Stream::Zstd { context, blocks }
             }
         };
         Some(Self { compression, codec, begun: false })
@@ -97,8 +95,13 @@ impl Encoder {
     pub fn write(&mut self, bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
         self.begin(out)?;
         match &mut self.codec {
-            Stream::Gzip { deflate, stage } => gzip(deflate, stage, bytes, FlushCompress::None, out),
-            Stream::Zstd { context, stage } => zstd(context, stage, bytes, ZSTD_EndDirective::ZSTD_e_continue, out),
+            Stream::Gzip { deflate, blocks } => {
+                blocks.collect(bytes, FEED, |bytes, stage| gzip(deflate, stage, bytes, FlushCompress::None, out))
+            }
+            Stream::Zstd { context, blocks } => {
+                let go_on = ZSTD_EndDirective::ZSTD_e_continue;
+                blocks.collect(bytes, FEED, |bytes, stage| zstd(context, stage, bytes, go_on, out))
+            }
             Stream::Snappy { encoder, blocks } => {
                 blocks.collect(bytes, SNAPPY_BLOCK, |block, packed| snappy(encoder, block, packed, out))
             }
@@ -118,8 +121,12 @@ impl Encoder {
     pub fn finish(&mut self, out: &mut impl Write) -> io::Result<()> {
         self.begin(out)?;
         match &mut self.codec {
-            Stream::Gzip { deflate, stage } => gzip(deflate, stage, &[], FlushCompress::Finish, out)?,
-            Stream::Zstd { context, stage } => zstd(context, stage, &[], ZSTD_EndDirective::ZSTD_e_end, out)?,
+            Stream::Gzip { deflate, blocks: Blocks { open, packed } } => {
+                gzip(deflate, packed, open, FlushCompress::Finish, out)?;
+            }
+            Stream::Zstd { context, blocks: Blocks { open, packed } } => {
+                zstd(context, packed, open, ZSTD_EndDirective::ZSTD_e_end, out)?;
+            }
             Stream::Snappy { encoder, blocks } => {
                 blocks.flush(|block, packed| snappy(encoder, block, packed, out))?;
             }
@@ -167,8 +174,8 @@ impl Encoder {
     /// Bytes of memory that it holds: context and block. As large as it ever was, so an upper bound within a few hundred bytes; for lz4's thorough levels what a block takes is in it.
     pub fn memory(&self) -> usize {
         match &self.codec {
-            Stream::Gzip { stage, .. } => GZIP_STATE + stage.len(),
-            Stream::Zstd { context, stage } => context.sizeof() + stage.len(),
+            Stream::Gzip { blocks, .. } => GZIP_STATE + blocks.memory(),
+            Stream::Zstd { context, blocks } => context.sizeof() + blocks.memory(),
             Stream::Snappy { blocks, .. } => SNAPPY_TABLE + blocks.memory(),
             Stream::Lz4 { mode: CompressionMode::HIGHCOMPRESSION(_), blocks } => LZ4_THOROUGH + blocks.memory(),
             Stream::Lz4 { blocks, .. } => blocks.memory(),
@@ -181,21 +188,21 @@ impl Encoder {
         if self.begun {
             return Ok(());
         }
-        match &mut self.codec {
-            // It writes its own head.
-            Stream::Gzip { deflate, .. } => deflate.reset(),
-            Stream::Zstd { context, .. } => {
+        let (head, blocks): (&[u8], _) = match &mut self.codec {
+            // They write their own heads.
+            Stream::Gzip { deflate, blocks } => {
+                deflate.reset();
+                (&[], blocks)
+            }
+            Stream::Zstd { context, blocks } => {
                 context.reset(ResetDirective::SessionOnly).unwrap_or_else(broken);
+                (&[], blocks)
             }
-            Stream::Snappy { blocks, .. } => {
-                blocks.open.clear();
-                out.write_all(&SNAPPY_HEAD)?;
-            }
-            Stream::Lz4 { blocks, .. } => {
-                blocks.open.clear();
-                out.write_all(&LZ4_HEAD)?;
-            }
-        }
+            Stream::Snappy { blocks, .. } => (&SNAPPY_HEAD, blocks),
+            Stream::Lz4 { blocks, .. } => (&LZ4_HEAD, blocks),
+        };
+        blocks.open.clear();
+        out.write_all(head)?;
         self.begun = true;
         Ok(())
     }
@@ -217,12 +224,13 @@ fn broken(code: usize) -> usize {
 
 fn gzip(
     deflate: &mut Compress,
-    stage: &mut [u8],
+    stage: &mut Vec<u8>,
     mut bytes: &[u8],
     flush: FlushCompress,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let finish = matches!(flush, FlushCompress::Finish);
+    stage.resize(STAGE, 0);
     loop {
         let (read, written) = (deflate.total_in(), deflate.total_out());
         let status = deflate.compress(bytes, stage, flush).expect("deflate takes any bytes");
@@ -238,16 +246,17 @@ fn gzip(
 
 fn zstd(
     context: &mut CCtx<'static>,
-    stage: &mut [u8],
+    stage: &mut Vec<u8>,
     bytes: &[u8],
     end: ZSTD_EndDirective,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let mut input = InBuffer::around(bytes);
+    stage.resize(STAGE, 0);
     let finish = end == ZSTD_EndDirective::ZSTD_e_end;
     loop {
         let (left, written) = {
-            let mut output = OutBuffer::around(&mut *stage);
+            let mut output = OutBuffer::around(&mut stage[..]);
             let left = context.compress_stream2(&mut output, &mut input, end).unwrap_or_else(broken);
             (left, output.pos())
         };
