@@ -1,8 +1,9 @@
 #![no_main]
+
 use libfuzzer_sys::fuzz_target;
 use unlatched::record::Codec;
+use unlatched_fuzz::Target;
 
-fuzz_target!(
-    init: unlatched_fuzz::seeds::decode(Codec::Lz4),
-    |data: &[u8]| unlatched_fuzz::decode::run(Codec::Lz4, data)
-);
+const TARGET: Target = Target::Decode(Codec::Lz4);
+
+fuzz_target!(init: TARGET.seed(), |data: &[u8]| TARGET.run(data));

@@ -1,8 +1,9 @@
 #![no_main]
+
 use libfuzzer_sys::fuzz_target;
 use unlatched::record::Codec;
+use unlatched_fuzz::Target;
 
-fuzz_target!(
-    init: unlatched_fuzz::seeds::decode(Codec::None),
-    |data: &[u8]| unlatched_fuzz::decode::run(Codec::None, data)
-);
+const TARGET: Target = Target::Decode(Codec::None);
+
+fuzz_target!(init: TARGET.seed(), |data: &[u8]| TARGET.run(data));

@@ -1,8 +1,9 @@
 #![no_main]
+
 use libfuzzer_sys::fuzz_target;
 use unlatched::record::Codec;
+use unlatched_fuzz::Target;
 
-fuzz_target!(
-    init: unlatched_fuzz::seeds::decode(Codec::Zstd),
-    |data: &[u8]| unlatched_fuzz::decode::run(Codec::Zstd, data)
-);
+const TARGET: Target = Target::Decode(Codec::Zstd);
+
+fuzz_target!(init: TARGET.seed(), |data: &[u8]| TARGET.run(data));

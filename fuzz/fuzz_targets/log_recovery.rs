@@ -1,7 +1,8 @@
 #![no_main]
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(
-    init: unlatched_fuzz::seeds::log_recovery(),
-    |data: &[u8]| unlatched_fuzz::log_recovery::run(data)
-);
+use libfuzzer_sys::fuzz_target;
+use unlatched_fuzz::Target;
+
+const TARGET: Target = Target::LogRecovery;
+
+fuzz_target!(init: TARGET.seed(), |data: &[u8]| TARGET.run(data));

@@ -108,7 +108,7 @@ pub(crate) fn write(case: &Case, base_offset: i64) -> Result<Vec<u8>, String> {
             headers: row.headers.iter().map(|(name, value)| (StrBytes::from(name.clone()), value.clone().map(Bytes::from))).collect(),
         })
         .collect();
-    let compression = match case.codec {
+    let compression = match case.codec() {
         Codec::None => Compression::None,
         Codec::Gzip => Compression::Gzip,
         Codec::Snappy => Compression::Snappy,

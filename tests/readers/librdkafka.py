@@ -1,8 +1,8 @@
 """librdkafka, through confluent-kafka, for tests/readers/run. Its own mock broker, on loopback, stands between it and us.
 
     librdkafka.py serve ORDER TOPIC...  starts the mock broker with the topics, has the batches of ORDER sent to the topics theirs-<codec>, prints
-                                        «bootstrap HOST:PORT», and then answers each line «TOPIC COUNT» on standard input with the records of the
-                                        topic, as text.rs has them, and a line «end»
+                                        «bootstrap HOST:PORT», and then answers each line «TOPIC OFFSET COUNT» on standard input with COUNT records
+                                        of the topic from OFFSET on, as text.rs has them, and a line «end»
     librdkafka.py versions              what is installed
 """
 
@@ -77,7 +77,7 @@ def send(bootstrap, order):
     assert not failed, failed
 
 
-def consume(bootstrap, topic, count):
+def consume(bootstrap, topic, offset, count):
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -86,9 +86,10 @@ def consume(bootstrap, topic, count):
             "enable.auto.commit": False,
             "isolation.level": "read_uncommitted",
             "fetch.message.max.bytes": 10_000_000,
+            "auto.offset.reset": "error",
         }
     )
-    consumer.assign([TopicPartition(topic, 0, 0)])
+    consumer.assign([TopicPartition(topic, 0, offset)])
     for _ in range(count):
         record = consumer.poll(PATIENCE)
         if record is None:
@@ -112,7 +113,7 @@ def consume(bootstrap, topic, count):
 
 def serve(order, *topics):
     # One client that does nothing but keep the mock broker alive.
-    mock = Producer({"test.mock.num.brokers": 1})
+    mock = Producer({"test.mock.num.brokers": 1, "log_level": 4})
     (broker,) = mock.list_topics(timeout=PATIENCE).brokers.values()
     bootstrap = f"{broker.host}:{broker.port}"
     assert broker.host in ("127.0.0.1", "localhost"), broker.host
@@ -121,8 +122,8 @@ def serve(order, *topics):
     send(bootstrap, order)
     print(f"bootstrap {bootstrap}", flush=True)
     for line in sys.stdin:
-        topic, count = line.split()
-        consume(bootstrap, topic, int(count))
+        topic, offset, count = line.split()
+        consume(bootstrap, topic, int(offset), int(count))
         print("end", flush=True)
 
 

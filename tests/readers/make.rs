@@ -13,8 +13,7 @@ use unlatched::error::TopicPartition;
 use unlatched::mutex::{MutexBatch, StdAccumulator, StdPool};
 use unlatched::pool::{AtomicPool, BufferPool};
 use unlatched::primitive::clock::{Instant, ManualClock, SharedClock};
-use unlatched::record::codec::{Compression, Encoder};
-use unlatched::record::{BATCH_OVERHEAD, BatchHeader, HeaderSpec, ProducerState, write_batch_header};
+use unlatched::record::{BatchHeader, Codec, HeaderSpec, ProducerState, write_batch_header};
 
 use crate::matrix::Case;
 
@@ -54,20 +53,29 @@ fn topic_partition() -> TopicPartition {
 
 /// The batch of `case` as it goes over the wire.
 pub(crate) fn batch<C: Core>(case: &Case) -> Vec<u8> {
-    let plain = if case.producer == ProducerState::NONE { by_accumulator::<C::Accumulator>(case) } else { by_batch::<C>(case) };
-    let Some(mut encoder) = Encoder::new(Compression::new(case.codec)) else { return plain };
-    let mut batch = vec![0; BATCH_OVERHEAD];
-    encoder.write(&plain[BATCH_OVERHEAD..], &mut batch).unwrap();
-    encoder.finish(&mut batch).unwrap();
-    let header = BatchHeader::from_bytes(plain.first_chunk().unwrap());
-    let spec = HeaderSpec { base_timestamp: header.base_timestamp, max_timestamp: header.max_timestamp, records_count: header.records_count as u32, producer: case.producer, codec: case.codec };
-    write_batch_header(&mut batch, &spec).unwrap();
+    if case.producer == ProducerState::NONE {
+        return by_accumulator::<C::Accumulator>(case);
+    }
+    if case.codec() == Codec::None {
+        return by_batch::<C>(case);
+    }
+    // No accumulator stamps producer states yet; what stamps one before a retry does it here.
+    let mut batch = by_accumulator::<C::Accumulator>(case);
+    let header = BatchHeader::from_bytes(batch.first_chunk().expect("a header"));
+    let spec = HeaderSpec {
+        base_timestamp: header.base_timestamp,
+        max_timestamp: header.max_timestamp,
+        records_count: case.rows.len() as u32,
+        producer: case.producer,
+        codec: header.attributes.codec().expect("a codec"),
+    };
+    write_batch_header(&mut batch, &spec).expect("a good producer state");
     batch
 }
 
 fn by_accumulator<A: Accumulator>(case: &Case) -> Vec<u8> {
     let clock: SharedClock = ManualClock::at(0);
-    let config = AccumulatorConfig { buffer_memory: 8 << 20, batch_size: BATCH_SIZE, ..AccumulatorConfig::default() };
+    let config = AccumulatorConfig { buffer_memory: 8 << 20, batch_size: BATCH_SIZE, compression: case.compression, ..AccumulatorConfig::default() };
     let (accumulator, mut view) = A::new(config, Arc::clone(&clock));
     let partition = accumulator.partition(&topic_partition());
     for row in &case.rows {

@@ -47,7 +47,7 @@ pub(crate) fn order(cases: &[Case]) -> String {
     let mut text = String::new();
     for case in cases {
         let producer = case.producer;
-        let (codec, transactional) = (case.codec, u8::from(producer.transactional));
+        let (codec, transactional) = (case.codec(), u8::from(producer.transactional));
         let _ = writeln!(
             text,
             "batch codec={codec} producer_id={} producer_epoch={} base_sequence={} transactional={transactional} count={}",
@@ -288,10 +288,10 @@ impl Serving {
         }
     }
 
-    /// What the consumer reads: `count` records from the beginning of `topic`.
-    pub(crate) fn consume(&mut self, topic: &str, count: usize) -> Result<Vec<Line>, String> {
+    /// What the consumer reads: `count` records of `topic`, from the one at `offset` on.
+    pub(crate) fn consume(&mut self, topic: &str, offset: i64, count: usize) -> Result<Vec<Line>, String> {
         let stdin = self.child.stdin.as_mut().ok_or("no input")?;
-        writeln!(stdin, "{topic} {count}").map_err(|error| error.to_string())?;
+        writeln!(stdin, "{topic} {offset} {count}").map_err(|error| error.to_string())?;
         let mut lines = Vec::with_capacity(count);
         loop {
             match &*self.line()? {
@@ -319,7 +319,7 @@ fn unlatched() -> Result<Command, String> {
 /// `unlatched produce` of a file to the only partition of a topic.
 pub(crate) fn produce(directory: &Path, core: &str, codec: Codec, file: &str) -> Result<(), String> {
     let mut command = unlatched()?;
-    command.args(["produce", "--topic", TOPIC, "--partitions", "1", "--core", core, "--log-dir"]).arg(directory).arg(file);
+    command.args(["produce", "--topic", TOPIC, "--partitions", "1", "--core", core]).args(["--compression-type", codec.name(), "--log-dir"]).arg(directory).arg(file);
     output(&mut command).map(drop)
 }
 

@@ -40,13 +40,6 @@ pub(crate) fn bytes(field: Option<&[u8]>) -> String {
     text
 }
 
-/// The value in a record's line.
-pub(crate) fn value(line: &Line) -> Vec<u8> {
-    let digits = line.fields.get("value").and_then(|field| field.strip_prefix('x')).unwrap_or_default().as_bytes();
-    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
-    digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
-}
-
 pub(crate) fn headers(row: &Row) -> String {
     let header = |(name, value): &(String, Option<Vec<u8>>)| {
         format!("{}:{}", bytes(Some(name.as_bytes())), bytes(value.as_deref()))
@@ -70,7 +63,7 @@ pub(crate) fn cut(mut log: &[u8]) -> Result<Vec<&[u8]>, String> {
 /// The lines of `batch`, which holds `case`, its first record at `base_offset`: everything from what was put in, but for the batch's size and its checksum. With the
 /// codec that its header names, since a writer may leave out compression that does not shorten anything.
 pub(crate) fn expected(case: &Case, batch: &[u8], base_offset: i64) -> Vec<Line> {
-    let codec = batch.get(22).and_then(|low| Codec::from_id(low & 7)).unwrap_or(case.codec);
+    let codec = batch.get(22).and_then(|low| Codec::from_id(low & 7)).unwrap_or(case.codec());
     let transactional = case.producer.transactional;
     let attributes = u16::from(codec.id()) | u16::from(transactional) << 4;
     let count = case.rows.len() as i32;
@@ -140,14 +133,6 @@ pub(crate) struct Compared {
     pub(crate) batches: usize,
     pub(crate) records: usize,
     pub(crate) fields: usize,
-}
-
-impl std::ops::AddAssign for Compared {
-    fn add_assign(&mut self, other: Self) {
-        self.batches += other.batches;
-        self.records += other.records;
-        self.fields += other.fields;
-    }
 }
 
 /// The fields that a reader shows, of a batch and of a record. It must print each of them on every line of the kind, and no other.

@@ -21,7 +21,7 @@ fn read(bytes: &[u8], most: usize, bits: u32) -> Result<(i128, usize), VarintErr
     Err(VarintError::TooLong)
 }
 
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     // Where both bounds are broken at once, which one is reported is nobody's business; a last group that is too large may also be named before the input's end.
     assert_eq!(read_varint(data).map(|(value, len)| (i128::from(value), len)).ok(), read(data, MAX_VARINT_LEN, 32).ok());
     assert_eq!(read_varlong(data).map(|(value, len)| (i128::from(value), len)).ok(), read(data, MAX_VARLONG_LEN, 64).ok());

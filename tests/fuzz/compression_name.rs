@@ -2,7 +2,7 @@
 
 use unlatched::record::codec::Compression;
 
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match text.parse::<Compression>() {
         Ok(compression) => {

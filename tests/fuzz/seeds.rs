@@ -1,9 +1,6 @@
 //! Where a fuzzer begins: batches of the shipping encoder, and bytes that lie.
 //!
-//! Each target writes its own into the folder that `UNLATCHED_SEEDS` names, before the fuzzer looks there; nothing is committed.
-
-use std::fs;
-use std::path::Path;
+//! They are made anew for each run; nothing is committed.
 
 use unlatched::record::codec::{Compression, Encoder};
 use unlatched::record::varint::{write_varint, write_varlong};
@@ -13,13 +10,8 @@ use unlatched::record::{
 
 use crate::decode::{LIMIT, mend};
 
-fn write(seeds: Vec<(String, Vec<u8>)>) {
-    let Some(directory) = std::env::var_os("UNLATCHED_SEEDS") else { return };
-    fs::create_dir_all(&directory).expect("a place for seeds");
-    for (name, bytes) in seeds {
-        fs::write(Path::new(&directory).join(name), bytes).expect("a place for a seed");
-    }
-}
+/// Inputs, by name.
+pub(crate) type Seeds = Vec<(String, Vec<u8>)>;
 
 /// `records` behind a header.
 fn batch(codec: Codec, records: &[u8], count: u32, producer: ProducerState) -> Vec<u8> {
@@ -47,13 +39,13 @@ fn encoded(records: &[Record<'_>]) -> Vec<u8> {
 }
 
 /// A batch of three records that any broker takes.
-pub fn plain_batch() -> Vec<u8> {
+pub(crate) fn plain_batch() -> Vec<u8> {
     let record = Record { timestamp: 1_000, key: Some(b"k"), value: Some(b"value"), headers: &[] };
     batch(Codec::None, &encoded(&[record; 3]), 3, ProducerState::NONE)
 }
 
 /// Good batches of `codec`, by name.
-fn good(codec: Codec) -> Vec<(String, Vec<u8>)> {
+fn good(codec: Codec) -> Seeds {
     let headers = [Header { key: "name", value: Some(b"v") }, Header { key: "", value: None }, Header { key: "name", value: Some(b"") }];
     let record = Record { timestamp: 1_000, key: Some(b"key"), value: Some(b"value"), headers: &[] };
     let mixed = [
@@ -86,7 +78,7 @@ fn record_of(length: i32, fields: &[i64]) -> Vec<u8> {
 }
 
 /// Batches of `codec` whose lengths and counts lie, or that are small and become large.
-fn lies(codec: Codec) -> Vec<(String, Vec<u8>)> {
+fn lies(codec: Codec) -> Seeds {
     let max = i64::from(i32::MAX);
     let mut records = vec![
         ("body", record_of(i32::MAX, &[0, 0, -1, -1, 0])),
@@ -149,13 +141,13 @@ fn lies(codec: Codec) -> Vec<(String, Vec<u8>)> {
     all
 }
 
-/// Those of the decoder's targets.
-pub fn decode(codec: Codec) {
-    write(good(codec).into_iter().chain(lies(codec)).collect());
+/// Those of a decoder's target.
+pub(crate) fn decode(codec: Codec) -> Seeds {
+    good(codec).into_iter().chain(lies(codec)).collect()
 }
 
 /// Those of log recovery: a mode, and batches one behind the other.
-pub fn log_recovery() {
+pub(crate) fn log_recovery() -> Seeds {
     let mut log = Vec::new();
     for codec in Codec::ALL {
         log.extend(good(codec).into_iter().filter(|(name, _)| name != "large").flat_map(|(_, batch)| batch));
@@ -174,23 +166,21 @@ pub fn log_recovery() {
             seeds.push((format!("{mode} {name}"), with_mode(&[plain_batch(), batch].concat())));
         }
     }
-    write(seeds);
+    seeds
 }
 
-pub fn varint() {
-    let numbers = [0, 1, -1, 63, -64, 64, 8_191, -8_192, i64::from(i32::MAX), i64::from(i32::MIN), i64::MAX, i64::MIN];
-    write(
-        numbers
-            .map(|number| {
-                let mut buf = [0; 10];
-                let len = write_varlong(&mut buf, number);
-                (number.to_string(), buf[..len].to_vec())
-            })
-            .to_vec(),
-    );
+/// Those of the numbers.
+pub(crate) fn varint() -> Seeds {
+    let number = |number: i64| {
+        let mut buf = [0; 10];
+        let len = write_varlong(&mut buf, number);
+        (number.to_string(), buf[..len].to_vec())
+    };
+    [0, 1, -1, 63, -64, 64, 8_191, -8_192, i64::from(i32::MAX), i64::from(i32::MIN), i64::MAX, i64::MIN].map(number).to_vec()
 }
 
-pub fn compression_name() {
+/// Those of the names.
+pub(crate) fn compression_name() -> Seeds {
     let names = ["none", "gzip", "gzip:-1", "gzip:9", "snappy", "snappy:1", "lz4:17", "zstd:-131072", "zstd:22", "zstd:+3", ":"];
-    write(names.map(|name| (name.replace(':', "_"), name.as_bytes().to_vec())).to_vec());
+    names.map(|name| (name.replace(':', "_"), name.as_bytes().to_vec())).to_vec()
 }

@@ -3,7 +3,7 @@
 //! The first byte says what is mended before: 1, the checksums of what looks like batches; 2, their offsets too.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use unlatched::broker::embedded::{Batches, Consumer, Corruption, Directory, EmbeddedBroker, EmbeddedError, ReadError, Storage, StorageError};
@@ -14,11 +14,9 @@ use unlatched::record::{BATCH_OVERHEAD, RecordBatch};
 use crate::decode::mend_checksum;
 use crate::seeds;
 
-/// In memory where the machine has such a place. Left behind when the fuzzer ends, for it ends by leaving.
+/// The log directory, this process's own.
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
-    let shm = Path::new("/dev/shm");
-    let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
-    let path = parent.join("unlatched-fuzz-log-recovery");
+    let path = std::env::temp_dir().join(format!("unlatched-log-recovery-{}", std::process::id()));
     fs::create_dir_all(path.join("t-0")).expect("a place for a log");
     path
 });
@@ -62,7 +60,7 @@ fn read(batches: Batches) -> (usize, bool) {
     (bytes, true)
 }
 
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let Some((&mode, log)) = data.split_first() else { return };
     let mut log = log.to_vec();
     if mode % 3 > 0 {
@@ -107,4 +105,9 @@ pub fn run(data: &[u8]) {
     drop(opened);
     let again = broker(Corruption::Refuse).expect("a log that was cut is whole");
     assert!(again.recovery().expect("a directory").cuts.is_empty());
+}
+
+/// Removes what [`run`] has left.
+pub(crate) fn clean() {
+    let _ = fs::remove_dir_all(&*DIRECTORY);
 }

@@ -8,12 +8,12 @@ use unlatched::record::{
 use crate::memory;
 
 /// The most that is decompressed.
-pub const LIMIT: usize = 256 << 10;
+pub(crate) const LIMIT: usize = 256 << 10;
 /// What may be allocated besides: the errors of flate2, and the vector's own.
 const SLACK: usize = 16 << 10;
 
 /// Gives the bytes the magic, length, codec and checksum of a batch: a fuzzer does not guess a checksum.
-pub fn mend(batch: &mut [u8], codec: Codec) {
+pub(crate) fn mend(batch: &mut [u8], codec: Codec) {
     if batch.len() < BATCH_OVERHEAD {
         return;
     }
@@ -25,12 +25,12 @@ pub fn mend(batch: &mut [u8], codec: Codec) {
 }
 
 /// Gives the batch that fills `batch` its checksum.
-pub fn mend_checksum(batch: &mut [u8]) {
+pub(crate) fn mend_checksum(batch: &mut [u8]) {
     let crc = crc32c(&batch[21..]);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
-pub fn run(codec: Codec, data: &[u8]) {
+pub(crate) fn run(codec: Codec, data: &[u8]) {
     // As they are.
     for batch in batches(data).flatten() {
         let _ = batch.validate();
