@@ -41,3 +41,37 @@ impl Compressor {
         Some((len, self.encoder.compression().codec()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_06_what_does_not_become_smaller_stays_as_it_is() {
+        let compression: Compression = "snappy".parse().unwrap();
+        let mut compressor = Compressor::new(compression, &OffPool::new()).unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        let noise: Vec<u8> = (0..400).map(|_| random.u8(..)).collect();
+        // Noise behind a run of one byte that grows by one: larger, as large, smaller.
+        let (mut larger, mut equal, mut smaller) = (0, 0, 0);
+        for run in 0..60 {
+            let records = [&vec![7; run][..], &noise].concat();
+            let stream = Encoder::new(compression).unwrap().compress(&records, &mut [0; 600]).unwrap();
+            let mut place = records.clone();
+            match compressor.compress(&mut place) {
+                None => {
+                    assert!(stream >= records.len() && place == records, "{run}");
+                    larger += usize::from(stream > records.len());
+                    equal += usize::from(stream == records.len());
+                }
+                Some((len, codec)) => {
+                    assert_eq!((len, codec), (stream, Codec::Snappy), "{run}");
+                    assert!(len < records.len());
+                    smaller += 1;
+                }
+            }
+        }
+        assert!(larger > 0 && equal > 0 && smaller > 0, "{larger} {equal} {smaller}");
+        assert!(compressor.compress(&mut []).is_none());
+    }
+}

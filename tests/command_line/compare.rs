@@ -74,7 +74,8 @@ fn the_sample_is_repeated_through_every_core_and_the_verdict_is_clean() {
     let cores = object["cores"].as_array().unwrap();
     assert_eq!(cores.iter().map(|core| core["core"].as_str().unwrap()).collect::<Vec<_>>(), CORES);
     for core in cores {
-        assert_eq!(core.as_object().unwrap().len(), 11, "{core}");
+        assert_eq!(core.as_object().unwrap().len(), 13, "{core}");
+        assert_eq!((number(core, "compression_rate"), core["off_pool_peak_bytes"].as_u64()), (1.0, Some(0)), "{core}");
         assert!(number(core, "records_per_s") > 0.0 && number(core, "cpu_s_per_m") > 0.0, "{core}");
         let latencies = ["p50_ns", "p99_ns", "p999_ns", "p9999_ns", "max_ns"].map(|name| core[name].as_u64().unwrap());
         assert!(latencies[0] > 0 && latencies.is_sorted(), "{core}");
@@ -221,14 +222,42 @@ fn memory_does_not_grow_with_the_input() {
     // 64 MB in all, through 4 MiB of buffer; what is in flight for the check comes on top.
     let line = [vec![b'x'; 250_000], b"\n".to_vec()].concat();
     let file = dir.file("f.csv", line.repeat(17));
-    let fixed = ["--rounds", "1", "--core", "mutex", "--buffer-memory", "4MiB", "--threads", "2"];
-    let peak = |records: &str| {
-        let (text, object) = compare(&[&[file.as_str(), "--records", records][..], &fixed].concat());
-        assert!(text.ends_with(&clean(records)), "{text}");
-        number(&object["cores"][0], "peak_rss_bytes") / 1e6
-    };
-    let (few, many) = (peak("64"), peak("256"));
-    assert!(many < few + 24.0, "{few} MB for 16 MB of records, {many} MB for 64 MB");
+    let fixed = ["--rounds", "1", "--buffer-memory", "4MiB", "--threads", "2"];
+    for (core, codec) in [("mutex", "none"), ("mutex", "zstd"), ("lockfree", "zstd")] {
+        let peak = |records: &str| {
+            let core_and_codec = ["--core", core, "--compression-type", codec];
+            let (text, object) =
+                compare(&[&[file.as_str(), "--records", records][..], &fixed, &core_and_codec].concat());
+            assert!(text.ends_with(&clean(records)), "{text}");
+            number(&object["cores"][0], "peak_rss_bytes") / 1e6
+        };
+        let (few, many) = (peak("64"), peak("256"));
+        assert!(many < few + 24.0, "{core}, {codec}: {few} MB for 16 MB of records, {many} MB for 64 MB");
+    }
+}
+
+#[test]
+fn batch_06_every_codec_loses_nothing_and_shows_its_ratio_and_what_it_takes() {
+    for codec in ["gzip", "snappy", "lz4", "zstd:1"] {
+        let (text, object) = compare(&["--records", "4000", "--rounds", "1", "--compression-type", codec]);
+        assert!(text.ends_with(&clean("12 000")), "{codec}: {text}");
+        assert!(text.contains(" ratio ") && text.contains(" off-pool KiB "), "{text}");
+        for core in object["cores"].as_array().unwrap() {
+            let (rate, fill) = (number(core, "compression_rate"), number(core, "fill"));
+            assert!(rate > 0.2 && rate < 0.7 && fill > 0.0, "{codec}: {core}");
+            // The twin's batches may have outgrown their buffers, which are what counts here.
+            assert!(core["core"] != "lockfree" || fill < rate + 0.05, "{codec}: {core}");
+            assert!((32 << 10..64 << 20).contains(&core["off_pool_peak_bytes"].as_u64().unwrap()), "{codec}: {core}");
+        }
+    }
+    // Through files, and checked there again.
+    let dir = Dir::new();
+    let logs = dir.text("logs");
+    let args = ["--records", "4000", "--rounds", "1", "--compression-type", "lz4", "--log-dir", &logs];
+    let (text, _) = compare(&args);
+    assert!(text.ends_with(&clean("12 000")), "{text}");
+    let text = run(&["consume", "--topic", "compare-lockfree-1", "--log-dir", &logs]).ok().text();
+    assert_eq!(text.lines().count(), 4000);
 }
 
 #[test]

@@ -47,6 +47,24 @@ fn any_file_comes_back_line_by_line_and_its_last_line_gains_a_newline() {
 }
 
 #[test]
+fn fmt_20_any_file_comes_back_through_every_codec_also_in_one_log() {
+    let want = [nasty(), b"\n".to_vec()].concat();
+    for core in ["lockfree", "mutex"] {
+        let dir = Dir::new();
+        let (file, logs) = (dir.file("nasty", nasty()), dir.text("logs"));
+        let codecs = ["gzip:9", "none", "snappy", "lz4:12", "zstd:-1"];
+        for (runs, codec) in (1..).zip(codecs) {
+            let args = ["--log-dir", &logs, "--core", core, "--compression-type", codec, &file];
+            run(&[&["produce", "--topic", "t"], &args[..]].concat()).ok();
+            assert!(dir.consume(&[]).ok().out == want.repeat(runs), "{core}, {codec}");
+        }
+        // 300 KiB of one letter each time, but once as they are.
+        let len = dir.log_len("t", 0);
+        assert!((300 << 10..400 << 10).contains(&len), "{core}: {len} bytes");
+    }
+}
+
+#[test]
 fn the_header_is_a_line_and_a_key_changes_nothing_of_the_value() {
     for args in [&[][..], &["--key-column", "tailnum"], &["--key-column", "12"]] {
         let dir = Dir::new();

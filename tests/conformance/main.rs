@@ -11,6 +11,7 @@ mod append;
 mod batch;
 mod catalogue;
 mod completion;
+mod compression;
 mod deviations;
 mod drain;
 mod endings;
@@ -32,10 +33,12 @@ const REGISTRY: &[&[&str]] = &[
     fmt::HEADER,
     fmt::RECORDS,
     fmt::MALFORMED,
+    fmt::CODECS,
     pool::TESTS,
     waiters::TESTS,
     map::TESTS,
     batch::TESTS,
+    compression::TESTS,
     completion::TESTS,
     append::TESTS,
     ready::TESTS,

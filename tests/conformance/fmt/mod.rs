@@ -1,5 +1,6 @@
 //! The record batch format, byte for byte: behaviours FMT-01 to FMT-29.
 
+mod codecs;
 mod header;
 mod malformed;
 mod records;
@@ -27,6 +28,7 @@ macro_rules! tests {
 }
 use tests;
 
+pub(crate) use codecs::TESTS as CODECS;
 pub(crate) use header::TESTS as HEADER;
 pub(crate) use malformed::TESTS as MALFORMED;
 pub(crate) use records::TESTS as RECORDS;
