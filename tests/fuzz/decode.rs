@@ -2,7 +2,8 @@
 
 use unlatched::record::codec::{Compression, Decoder, Encoder};
 use unlatched::record::{
-    BATCH_OVERHEAD, Codec, DecodedRecord, Header, LENGTH_END, Record, RecordBatch, batches, crc32c, encode_record, record_size,
+    BATCH_OVERHEAD, Codec, DecodedRecord, Header, LENGTH_END, Record, RecordBatch, batches, crc32c, encode_record,
+    record_size,
 };
 
 use crate::memory;
@@ -91,7 +92,8 @@ fn again(codec: Codec, batch: &RecordBatch<'_>, read: &[DecodedRecord<'_>]) {
             record.timestamp.wrapping_sub(batch.header().base_timestamp),
             u32::try_from(record.offset.wrapping_sub(batch.base_offset())).expect("deltas do not fall"),
         );
-        let record_again = Record { timestamp: record.timestamp, key: record.key, value: record.value, headers: &headers };
+        let record_again =
+            Record { timestamp: record.timestamp, key: record.key, value: record.value, headers: &headers };
         let (at, size) = (plain.len(), record_size(offset, delta, &record_again));
         assert!(size <= record.size, "numbers may have been written longer, never shorter");
         plain.resize(at + size, 0);
@@ -108,9 +110,14 @@ fn again(codec: Codec, batch: &RecordBatch<'_>, read: &[DecodedRecord<'_>]) {
     let (batch, _) = RecordBatch::parse(&bytes).expect("it was mended");
     let mut space = Vec::new();
     let mut count = 0;
-    for (was, is) in read.iter().zip(batch.decompress(&mut Decoder::default(), plain.len(), &mut space).expect("its own stream")) {
+    for (was, is) in
+        read.iter().zip(batch.decompress(&mut Decoder::default(), plain.len(), &mut space).expect("its own stream"))
+    {
         let is = is.expect("its own record");
-        assert_eq!((was.offset, was.timestamp, was.sequence, was.key, was.value), (is.offset, is.timestamp, is.sequence, is.key, is.value));
+        assert_eq!(
+            (was.offset, was.timestamp, was.sequence, was.key, was.value),
+            (is.offset, is.timestamp, is.sequence, is.key, is.value)
+        );
         assert!(was.headers.iter().eq(is.headers.iter()));
         count += 1;
     }

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use unlatched::broker::embedded::{Batches, Consumer, Corruption, Directory, EmbeddedBroker, EmbeddedError, ReadError, Storage, StorageError};
+use unlatched::broker::embedded::{
+    Batches, Consumer, Corruption, Directory, EmbeddedBroker, EmbeddedError, ReadError, Storage, StorageError,
+};
 use unlatched::broker::{ErrorCode, NodeId};
 use unlatched::error::TopicPartition;
 use unlatched::record::{BATCH_OVERHEAD, RecordBatch};

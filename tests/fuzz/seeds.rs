@@ -46,7 +46,11 @@ pub(crate) fn plain_batch() -> Vec<u8> {
 
 /// Good batches of `codec`, by name.
 fn good(codec: Codec) -> Seeds {
-    let headers = [Header { key: "name", value: Some(b"v") }, Header { key: "", value: None }, Header { key: "name", value: Some(b"") }];
+    let headers = [
+        Header { key: "name", value: Some(b"v") },
+        Header { key: "", value: None },
+        Header { key: "name", value: Some(b"") },
+    ];
     let record = Record { timestamp: 1_000, key: Some(b"key"), value: Some(b"value"), headers: &[] };
     let mixed = [
         record,
@@ -60,7 +64,10 @@ fn good(codec: Codec) -> Seeds {
         ("one".to_owned(), batch(codec, &encoded(&[record]), 1, ProducerState::NONE)),
         ("mixed".to_owned(), batch(codec, &encoded(&mixed), 4, idempotent)),
         ("many".to_owned(), batch(codec, &encoded(&[record; 200]), 200, ProducerState::NONE)),
-        ("large".to_owned(), batch(codec, &encoded(&[Record { value: Some(&large), ..record }]), 1, ProducerState::NONE)),
+        (
+            "large".to_owned(),
+            batch(codec, &encoded(&[Record { value: Some(&large), ..record }]), 1, ProducerState::NONE),
+        ),
     ]
 }
 
@@ -96,8 +103,10 @@ fn lies(codec: Codec) -> Seeds {
     if codec == Codec::None {
         records.pop();
     }
-    let mut all: Vec<_> =
-        records.into_iter().map(|(name, bytes)| (format!("lie {name}"), batch(codec, &bytes, 1, ProducerState::NONE))).collect();
+    let mut all: Vec<_> = records
+        .into_iter()
+        .map(|(name, bytes)| (format!("lie {name}"), batch(codec, &bytes, 1, ProducerState::NONE)))
+        .collect();
     for (name, count) in [("many", i32::MAX), ("none", 0), ("negative", -1)] {
         let mut bytes = good(codec).swap_remove(0).1;
         bytes[57..61].copy_from_slice(&count.to_be_bytes());
@@ -176,11 +185,25 @@ pub(crate) fn varint() -> Seeds {
         let len = write_varlong(&mut buf, number);
         (number.to_string(), buf[..len].to_vec())
     };
-    [0, 1, -1, 63, -64, 64, 8_191, -8_192, i64::from(i32::MAX), i64::from(i32::MIN), i64::MAX, i64::MIN].map(number).to_vec()
+    [0, 1, -1, 63, -64, 64, 8_191, -8_192, i64::from(i32::MAX), i64::from(i32::MIN), i64::MAX, i64::MIN]
+        .map(number)
+        .to_vec()
 }
 
 /// Those of the names.
 pub(crate) fn compression_name() -> Seeds {
-    let names = ["none", "gzip", "gzip:-1", "gzip:9", "snappy", "snappy:1", "lz4:17", "zstd:-131072", "zstd:22", "zstd:+3", ":"];
+    let names = [
+        "none",
+        "gzip",
+        "gzip:-1",
+        "gzip:9",
+        "snappy",
+        "snappy:1",
+        "lz4:17",
+        "zstd:-131072",
+        "zstd:22",
+        "zstd:+3",
+        ":",
+    ];
     names.map(|name| (name.replace(':', "_"), name.as_bytes().to_vec())).to_vec()
 }

@@ -1,7 +1,8 @@
 //! Any bytes as a number of variable length, against a reading group by group.
 
 use unlatched::record::varint::{
-    MAX_VARINT_LEN, MAX_VARLONG_LEN, VarintError, read_varint, read_varlong, varint_len, varlong_len, write_varint, write_varlong,
+    MAX_VARINT_LEN, MAX_VARLONG_LEN, VarintError, read_varint, read_varlong, varint_len, varlong_len, write_varint,
+    write_varlong,
 };
 
 /// Up to `most` groups of seven bits into a number of `bits` bits.
@@ -23,8 +24,14 @@ fn read(bytes: &[u8], most: usize, bits: u32) -> Result<(i128, usize), VarintErr
 
 pub(crate) fn run(data: &[u8]) {
     // Where both bounds are broken at once, which one is reported is nobody's business; a last group that is too large may also be named before the input's end.
-    assert_eq!(read_varint(data).map(|(value, len)| (i128::from(value), len)).ok(), read(data, MAX_VARINT_LEN, 32).ok());
-    assert_eq!(read_varlong(data).map(|(value, len)| (i128::from(value), len)).ok(), read(data, MAX_VARLONG_LEN, 64).ok());
+    assert_eq!(
+        read_varint(data).map(|(value, len)| (i128::from(value), len)).ok(),
+        read(data, MAX_VARINT_LEN, 32).ok()
+    );
+    assert_eq!(
+        read_varlong(data).map(|(value, len)| (i128::from(value), len)).ok(),
+        read(data, MAX_VARLONG_LEN, 64).ok()
+    );
 
     let mut buf = [0xaa; MAX_VARLONG_LEN];
     if let Ok((value, read)) = read_varint(data) {

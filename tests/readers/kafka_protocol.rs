@@ -18,8 +18,19 @@ use crate::text::{self, Line, Shown};
 /// What it shows.
 pub(crate) const SHOWN: Shown = Shown {
     batch: &[
-        "base_offset", "leader_epoch", "magic", "codec", "transactional", "control", "delete_horizon", "timestamp_type",
-        "base_timestamp", "producer_id", "producer_epoch", "base_sequence", "count",
+        "base_offset",
+        "leader_epoch",
+        "magic",
+        "codec",
+        "transactional",
+        "control",
+        "delete_horizon",
+        "timestamp_type",
+        "base_timestamp",
+        "producer_id",
+        "producer_epoch",
+        "base_sequence",
+        "count",
     ],
     record: &["offset", "timestamp", "sequence", "key", "key_size", "value", "value_size", "headers", "header_names"],
 };
@@ -60,7 +71,10 @@ pub(crate) fn read(log: &[u8]) -> Result<Vec<Line>, String> {
                 ("transactional", u8::from(info.transactional).to_string()),
                 ("control", u8::from(info.control).to_string()),
                 ("delete_horizon", if info.delete_horizon { "?" } else { "-" }.to_owned()),
-                ("timestamp_type", if info.timestamp_type == TimestampType::Creation { "create" } else { "append" }.to_owned()),
+                (
+                    "timestamp_type",
+                    if info.timestamp_type == TimestampType::Creation { "create" } else { "append" }.to_owned(),
+                ),
                 ("base_timestamp", info.min_timestamp.to_string()),
                 ("producer_id", info.producer_id.to_string()),
                 ("producer_epoch", info.producer_epoch.to_string()),
@@ -105,7 +119,11 @@ pub(crate) fn write(case: &Case, base_offset: i64) -> Result<Vec<u8>, String> {
             timestamp: row.timestamp,
             key: row.key.clone().map(Bytes::from),
             value: row.value.clone().map(Bytes::from),
-            headers: row.headers.iter().map(|(name, value)| (StrBytes::from(name.clone()), value.clone().map(Bytes::from))).collect(),
+            headers: row
+                .headers
+                .iter()
+                .map(|(name, value)| (StrBytes::from(name.clone()), value.clone().map(Bytes::from)))
+                .collect(),
         })
         .collect();
     let compression = match case.codec() {

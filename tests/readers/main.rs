@@ -31,7 +31,8 @@ fn expected_of(cases: &[Case], log: &[u8]) -> Vec<Line> {
 
 #[track_caller]
 fn assert_same(cases: &[Case], log: &[u8], printed: &[Line], shown: Shown) {
-    let compared = compare(&expected_of(cases, log), printed, shown).unwrap_or_else(|difference| panic!("{difference}"));
+    let compared =
+        compare(&expected_of(cases, log), printed, shown).unwrap_or_else(|difference| panic!("{difference}"));
     let records: usize = cases.iter().map(|case| case.rows.len()).sum();
     assert_eq!((compared.batches, compared.records), (cases.len(), records));
 }
@@ -131,7 +132,10 @@ fn readers_the_comparison_sees_a_difference_in_every_field() {
             let mut changed = good.clone();
             changed[line].fields.get_mut(name).unwrap().push('0');
             let difference = compare(&want, &changed, ours::SHOWN).unwrap_err();
-            assert!(difference.contains(&format!("line {}", line + 1)) && difference.contains(name.as_str()), "{difference}");
+            assert!(
+                difference.contains(&format!("line {}", line + 1)) && difference.contains(name.as_str()),
+                "{difference}"
+            );
             changed[line].fields.remove(name);
             assert!(compare(&want, &changed, ours::SHOWN).is_err(), "{name} is not missed");
         }

@@ -75,7 +75,12 @@ pub(crate) fn batch<C: Core>(case: &Case) -> Vec<u8> {
 
 fn by_accumulator<A: Accumulator>(case: &Case) -> Vec<u8> {
     let clock: SharedClock = ManualClock::at(0);
-    let config = AccumulatorConfig { buffer_memory: 8 << 20, batch_size: BATCH_SIZE, compression: case.compression, ..AccumulatorConfig::default() };
+    let config = AccumulatorConfig {
+        buffer_memory: 8 << 20,
+        batch_size: BATCH_SIZE,
+        compression: case.compression,
+        ..AccumulatorConfig::default()
+    };
     let (accumulator, mut view) = A::new(config, Arc::clone(&clock));
     let partition = accumulator.partition(&topic_partition());
     for row in &case.rows {

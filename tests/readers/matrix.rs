@@ -52,7 +52,9 @@ const NOON: i64 = 1_764_000_000_000;
 /// All cases: each shape with each codec, and the larger ones at levels far from the usual.
 pub(crate) fn cases() -> Vec<Case> {
     let levels = ["gzip:1", "gzip:9", "lz4:1", "lz4:17", "zstd:-50", "zstd:19", "zstd:22"];
-    let usual = Codec::ALL.into_iter().flat_map(|codec| shapes().into_iter().map(move |shape| (shape, Compression::new(codec))));
+    let usual = Codec::ALL
+        .into_iter()
+        .flat_map(|codec| shapes().into_iter().map(move |shape| (shape, Compression::new(codec))));
     let unusual = levels.into_iter().flat_map(|level| {
         let compression: Compression = level.parse().expect("a level that there is");
         shapes().into_iter().filter(|shape| shape.shrinks()).map(move |shape| (shape, compression))
@@ -111,7 +113,12 @@ fn headers() -> Vec<Row> {
         named(&[("name", Some(b"value"))]),
         named(&[("null", None), ("empty", Some(b""))]),
         named(&[("", Some(b"an empty name")), ("", None)]),
-        named(&[("twice", Some(b"first")), ("between", Some(b"x")), ("twice", Some(b"second")), ("twice", Some(b"first"))]),
+        named(&[
+            ("twice", Some(b"first")),
+            ("between", Some(b"x")),
+            ("twice", Some(b"second")),
+            ("twice", Some(b"first")),
+        ]),
         named(&[("grüße-日本語-🦀", Some("wörter".as_bytes())), ("bytes", Some(&[0, 0xff, 0x80, b'\n', b'\t']))]),
         named(&[]),
         named(&[(&long, Some(&[7; 5_000]))]),
@@ -134,7 +141,11 @@ fn many(count: i64) -> Vec<Row> {
     };
     (0..count)
         .map(|number| Row {
-            headers: if number % 7 == 0 { vec![("trace".to_owned(), Some(number.to_be_bytes().to_vec()))] } else { vec![] },
+            headers: if number % 7 == 0 {
+                vec![("trace".to_owned(), Some(number.to_be_bytes().to_vec()))]
+            } else {
+                vec![]
+            },
             ..row(number / 3, (number % 3 > 0).then(|| value(number % 10)).as_deref(), Some(&value(number)))
         })
         .collect()

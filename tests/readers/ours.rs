@@ -9,10 +9,38 @@ use crate::text::{self, Line, Shown};
 /// All that the decoder shows.
 pub(crate) const SHOWN: Shown = Shown {
     batch: &[
-        "base_offset", "last_offset", "bytes", "leader_epoch", "magic", "crc", "attributes", "codec", "transactional", "control", "delete_horizon",
-        "timestamp_type", "base_timestamp", "max_timestamp", "producer_id", "producer_epoch", "base_sequence", "last_sequence", "count",
+        "base_offset",
+        "last_offset",
+        "bytes",
+        "leader_epoch",
+        "magic",
+        "crc",
+        "attributes",
+        "codec",
+        "transactional",
+        "control",
+        "delete_horizon",
+        "timestamp_type",
+        "base_timestamp",
+        "max_timestamp",
+        "producer_id",
+        "producer_epoch",
+        "base_sequence",
+        "last_sequence",
+        "count",
     ],
-    record: &["offset", "timestamp", "sequence", "bytes", "key", "key_size", "value", "value_size", "headers", "header_names"],
+    record: &[
+        "offset",
+        "timestamp",
+        "sequence",
+        "bytes",
+        "key",
+        "key_size",
+        "value",
+        "value_size",
+        "headers",
+        "header_names",
+    ],
 };
 
 /// The lines of a log. The checksums are checked on the way.
@@ -63,7 +91,11 @@ pub(crate) fn read(log: &[u8]) -> Result<Vec<Line>, String> {
                 timestamp: record.timestamp,
                 key: record.key.map(<[u8]>::to_vec),
                 value: record.value.map(<[u8]>::to_vec),
-                headers: record.headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+                headers: record
+                    .headers
+                    .iter()
+                    .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+                    .collect(),
             };
             lines.push(text::record(&row, record.offset, i64::from(record.sequence), record.size));
         }

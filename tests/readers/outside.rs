@@ -62,7 +62,9 @@ impl Report {
     fn row(&mut self, program: &str, what: &str, outcome: Outcome<Compared>) {
         match outcome {
             Ok(Compared { batches, records, fields }) => {
-                println!("  {program:<18} {what:<46} {batches:>5} batches {records:>7} records {fields:>8} fields   the same");
+                println!(
+                    "  {program:<18} {what:<46} {batches:>5} batches {records:>7} records {fields:>8} fields   the same"
+                );
                 self.compared = self.compared + Compared { batches, records, fields };
             }
             Err(difference) => {
@@ -181,7 +183,11 @@ fn write_ours(work: &Path, cases: &[Case]) -> Outcome<Vec<Written>> {
     let mut all = Vec::new();
     for core in CORES {
         let directory = work.join(format!("matrix-{core}"));
-        let log = if core == "lockfree" { make::log::<LockFree>(&directory, cases) } else { make::log::<Mutex>(&directory, cases) };
+        let log = if core == "lockfree" {
+            make::log::<LockFree>(&directory, cases)
+        } else {
+            make::log::<Mutex>(&directory, cases)
+        };
         let (what, lines) = (format!("the matrix, {core}"), expected_of(cases, &log)?);
         all.push(Written { what, log: directory.join(make::LOG), lines });
     }
@@ -261,8 +267,13 @@ fn theirs(
     other_record: &[&str],
 ) {
     let read = || {
-        let left = |all: &[&'static str], out: &[&str]| all.iter().copied().filter(|name| !out.contains(name)).collect::<Vec<_>>();
-        let shown = Shown { batch: left(ours::SHOWN.batch, other_batch).leak(), record: left(ours::SHOWN.record, other_record).leak() };
+        let left = |all: &[&'static str], out: &[&str]| {
+            all.iter().copied().filter(|name| !out.contains(name)).collect::<Vec<_>>()
+        };
+        let shown = Shown {
+            batch: left(ours::SHOWN.batch, other_batch).leak(),
+            record: left(ours::SHOWN.record, other_record).leak(),
+        };
         let mut lines = ours::read(log)?;
         for line in &mut lines {
             let out = if line.kind == "batch" { other_batch } else { other_record };
@@ -272,7 +283,11 @@ fn theirs(
     };
     report.row("unlatched", &format!("reads the matrix by {program}"), read());
     report.row("unlatched", &format!("compression used by {program}"), compression(cases, log));
-    report.row("unlatched consume", &format!("reads the matrix by {program}"), kept_and_consumed(work, program, cases, log));
+    report.row(
+        "unlatched consume",
+        &format!("reads the matrix by {program}"),
+        kept_and_consumed(work, program, cases, log),
+    );
     report.row("unlatched's broker", &format!("takes the matrix by {program}"), taken(log));
     report.row("unlatched", &format!("bytes without a codec, {program}"), same_bytes(program, cases, log));
 }
@@ -370,7 +385,13 @@ fn same_bytes(program: &str, cases: &[Case], log: &[u8]) -> Outcome<Compared> {
 }
 
 /// Both ways through librdkafka's mock broker: its consumer reads our batches, and we read the batches of its producer.
-fn through_librdkafka(report: &mut Report, work: &Path, python: &Librdkafka, cases: &[Case], written: &[Written]) -> Outcome<()> {
+fn through_librdkafka(
+    report: &mut Report,
+    work: &Path,
+    python: &Librdkafka,
+    cases: &[Case],
+    written: &[Written],
+) -> Outcome<()> {
     // It takes no time but one behind 1970's first millisecond.
     let cases: Vec<Case> = cases.iter().filter(|case| case.rows.iter().all(|row| row.timestamp > 0)).cloned().collect();
     let order = work.join("order-librdkafka.txt");
@@ -381,7 +402,11 @@ fn through_librdkafka(report: &mut Report, work: &Path, python: &Librdkafka, cas
     for codec in Codec::ALL {
         let cases: Vec<Case> = cases.iter().filter(|case| case.codec() == codec).cloned().collect();
         let log = wire.fetch(&format!("theirs-{}", codec.name())).map_err(|error| error.to_string())?;
-        report.row("unlatched", &format!("reads librdkafka's, {}", codec.name()), read_librdkafka(work, codec, &cases, &log));
+        report.row(
+            "unlatched",
+            &format!("reads librdkafka's, {}", codec.name()),
+            read_librdkafka(work, codec, &cases, &log),
+        );
     }
     let outcomes = written.iter().zip(&topics).map(|(written, topic)| {
         let lines = consume_by_librdkafka(&mut wire, &mut serving, topic, &written.log)?;
@@ -411,7 +436,11 @@ fn consume_by_librdkafka(wire: &mut Wire, serving: &mut Serving, topic: &str, lo
         if size >= PIECE || index + 1 == batches.len() {
             let last = batch.get(23..27).and_then(|field| field.try_into().ok()).map(i32::from_be_bytes);
             let end = offset + i64::from(last.ok_or("no header")?) + 1;
-            lines.extend(serving.consume(topic, next, usize::try_from(end - next).map_err(|error| error.to_string())?)?);
+            lines.extend(serving.consume(
+                topic,
+                next,
+                usize::try_from(end - next).map_err(|error| error.to_string())?,
+            )?);
             (size, next) = (0, end);
         }
     }
@@ -423,7 +452,8 @@ fn read_librdkafka(work: &Path, codec: Codec, cases: &[Case], log: &[u8]) -> Out
     let rows = || cases.iter().flat_map(|case| &case.rows);
     let want: Vec<Line> = (0..).zip(rows()).map(|(offset, row)| text::record(row, offset, -1, 0)).collect();
     let mut lines = ours::read(log)?;
-    let compressed = lines.iter().filter(|line| line.fields.get("codec").is_some_and(|used| used == codec.name())).count();
+    let compressed =
+        lines.iter().filter(|line| line.fields.get("codec").is_some_and(|used| used == codec.name())).count();
     if compressed == 0 {
         return Err(format!("no batch is compressed with {}", codec.name()));
     }

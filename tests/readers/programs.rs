@@ -14,8 +14,25 @@ use crate::text::{Line, Shown, bytes, headers};
 /// What kafka-python's classes show: not a record's sequence, and its size without the length in front.
 const KAFKA_PYTHON: Shown = Shown {
     batch: &[
-        "base_offset", "last_offset", "bytes", "leader_epoch", "magic", "crc", "valid", "attributes", "codec", "transactional", "control", "timestamp_type",
-        "base_timestamp", "max_timestamp", "producer_id", "producer_epoch", "base_sequence", "last_sequence", "count",
+        "base_offset",
+        "last_offset",
+        "bytes",
+        "leader_epoch",
+        "magic",
+        "crc",
+        "valid",
+        "attributes",
+        "codec",
+        "transactional",
+        "control",
+        "timestamp_type",
+        "base_timestamp",
+        "max_timestamp",
+        "producer_id",
+        "producer_epoch",
+        "base_sequence",
+        "last_sequence",
+        "count",
     ],
     record: &["offset", "timestamp", "key", "key_size", "value", "value_size", "headers", "header_names"],
 };
@@ -23,24 +40,69 @@ const KAFKA_PYTHON: Shown = Shown {
 /// What Kafka's classes show: not the attributes as a number.
 const KAFKA_CLIENTS: Shown = Shown {
     batch: &[
-        "base_offset", "last_offset", "bytes", "leader_epoch", "magic", "crc", "valid", "codec", "transactional", "control", "delete_horizon",
-        "timestamp_type", "base_timestamp", "max_timestamp", "producer_id", "producer_epoch", "base_sequence", "last_sequence", "count",
+        "base_offset",
+        "last_offset",
+        "bytes",
+        "leader_epoch",
+        "magic",
+        "crc",
+        "valid",
+        "codec",
+        "transactional",
+        "control",
+        "delete_horizon",
+        "timestamp_type",
+        "base_timestamp",
+        "max_timestamp",
+        "producer_id",
+        "producer_epoch",
+        "base_sequence",
+        "last_sequence",
+        "count",
     ],
-    record: &["offset", "timestamp", "sequence", "bytes", "key", "key_size", "value", "value_size", "headers", "header_names"],
+    record: &[
+        "offset",
+        "timestamp",
+        "sequence",
+        "bytes",
+        "key",
+        "key_size",
+        "value",
+        "value_size",
+        "headers",
+        "header_names",
+    ],
 };
 
 /// What Kafka's dump-log tool prints: sizes of keys and values. With their texts it is asked too, but a text with a line's end in it is not to be found again.
 const DUMP_LOG: Shown = Shown {
     batch: &[
-        "base_offset", "last_offset", "bytes", "leader_epoch", "magic", "crc", "valid", "codec", "transactional", "control", "delete_horizon",
-        "max_timestamp", "producer_id", "producer_epoch", "base_sequence", "last_sequence", "count",
+        "base_offset",
+        "last_offset",
+        "bytes",
+        "leader_epoch",
+        "magic",
+        "crc",
+        "valid",
+        "codec",
+        "transactional",
+        "control",
+        "delete_horizon",
+        "max_timestamp",
+        "producer_id",
+        "producer_epoch",
+        "base_sequence",
+        "last_sequence",
+        "count",
     ],
     record: &["offset", "timestamp", "sequence", "key_size", "value_size", "header_names"],
 };
 
 /// What librdkafka's consumer shows: records, whatever batch they came in.
-pub(crate) const LIBRDKAFKA: Shown =
-    Shown { batch: &[], record: &["offset", "timestamp", "key", "key_size", "value", "value_size", "headers", "header_names"] };
+pub(crate) const LIBRDKAFKA: Shown = Shown {
+    batch: &[],
+    record: &["offset", "timestamp", "key", "key_size", "value", "value_size", "headers", "header_names"],
+};
 
 /// What a writer is to write: for each case a line `batch`, and a line `record` for each row.
 pub(crate) fn order(cases: &[Case]) -> String {
@@ -58,7 +120,8 @@ pub(crate) fn order(cases: &[Case]) -> String {
         );
         for row in &case.rows {
             let (key, value) = (bytes(row.key.as_deref()), bytes(row.value.as_deref()));
-            let _ = writeln!(text, "record timestamp={} key={key} value={value} headers={}", row.timestamp, headers(row));
+            let _ =
+                writeln!(text, "record timestamp={} key={key} value={value} headers={}", row.timestamp, headers(row));
         }
     }
     text
@@ -135,7 +198,8 @@ pub(crate) struct Programs {
 impl Programs {
     /// Looks what the script has installed in `tools`.
     pub(crate) fn find(tools: &Path) -> Self {
-        let mut programs = Self { found: vec!["kafka-protocol, the crate, of Cargo.lock".to_owned()], ..Self::default() };
+        let mut programs =
+            Self { found: vec!["kafka-protocol, the crate, of Cargo.lock".to_owned()], ..Self::default() };
         let python = tools.join("venv/bin/python");
         let jars = format!("{0}/jars/*:{0}/classes", tools.display());
         let java = |main: &str| ["java", "-cp", &jars, main].map(PathBuf::from).to_vec();
@@ -143,13 +207,33 @@ impl Programs {
 
         if let Some(mut command) = programs.ask(script("kafka_python.py"), "kafka-python") {
             command.truncate(2);
-            programs.readers.push(Program { name: "kafka-python", shown: KAFKA_PYTHON, writes: true, command, understand: lines });
+            programs.readers.push(Program {
+                name: "kafka-python",
+                shown: KAFKA_PYTHON,
+                writes: true,
+                command,
+                understand: lines,
+            });
         }
-        if let Some(command) = programs.ask(java("Kafka"), "Kafka's record classes and its dump-log tool (Java 17 and Maven)") {
-            programs.readers.push(Program { name: "Kafka's classes", shown: KAFKA_CLIENTS, writes: true, command, understand: lines });
+        if let Some(command) =
+            programs.ask(java("Kafka"), "Kafka's record classes and its dump-log tool (Java 17 and Maven)")
+        {
+            programs.readers.push(Program {
+                name: "Kafka's classes",
+                shown: KAFKA_CLIENTS,
+                writes: true,
+                command,
+                understand: lines,
+            });
             let mut command = java("kafka.tools.DumpLogSegments");
             command.extend(["--deep-iteration", "--max-message-size", "10000000", "--files"].map(PathBuf::from));
-            programs.readers.push(Program { name: "Kafka's dump-log", shown: DUMP_LOG, writes: false, command, understand: dump_log });
+            programs.readers.push(Program {
+                name: "Kafka's dump-log",
+                shown: DUMP_LOG,
+                writes: false,
+                command,
+                understand: dump_log,
+            });
         }
         if let Some(command) = programs.ask(script("librdkafka.py"), "librdkafka") {
             programs.librdkafka = Some(Librdkafka { command });
@@ -196,7 +280,11 @@ fn dump_log(text: &str) -> Result<Vec<Line>, String> {
             }
         }
         if kind == "record" {
-            let names = if names.is_empty() { String::new() } else { names.split(',').map(|name| bytes(Some(name.as_bytes()))).collect::<Vec<_>>().join(",") };
+            let names = if names.is_empty() {
+                String::new()
+            } else {
+                names.split(',').map(|name| bytes(Some(name.as_bytes()))).collect::<Vec<_>>().join(",")
+            };
             out.fields.insert("header_names".to_owned(), names);
         }
         lines.push(out);
@@ -222,7 +310,9 @@ fn dump_log_field(kind: &str, name: &str, value: &str) -> Result<Option<(&'stati
         ("batch", "partitionLeaderEpoch") => same("leader_epoch"),
         ("batch", "isTransactional") => bit("transactional"),
         ("batch", "isControl") => bit("control"),
-        ("batch", "deleteHorizonMs") => Ok(Some(("delete_horizon", if value == "OptionalLong.empty" { "-" } else { value }.to_owned()))),
+        ("batch", "deleteHorizonMs") => {
+            Ok(Some(("delete_horizon", if value == "OptionalLong.empty" { "-" } else { value }.to_owned())))
+        }
         ("batch", "CreateTime") => same("max_timestamp"),
         ("batch", "size") => same("bytes"),
         ("batch", "magic") => same("magic"),
@@ -264,7 +354,9 @@ impl Librdkafka {
         let out = BufReader::new(child.stdout.take().ok_or("no output")?);
         let mut serving = Serving { child, out, bootstrap: String::new() };
         let line = serving.line()?;
-        line.strip_prefix("bootstrap ").ok_or_else(|| format!("librdkafka: {line}"))?.clone_into(&mut serving.bootstrap);
+        line.strip_prefix("bootstrap ")
+            .ok_or_else(|| format!("librdkafka: {line}"))?
+            .clone_into(&mut serving.bootstrap);
         Ok(serving)
     }
 }
@@ -319,7 +411,11 @@ fn unlatched() -> Result<Command, String> {
 /// `unlatched produce` of a file to the only partition of a topic.
 pub(crate) fn produce(directory: &Path, core: &str, codec: Codec, file: &str) -> Result<(), String> {
     let mut command = unlatched()?;
-    command.args(["produce", "--topic", TOPIC, "--partitions", "1", "--core", core]).args(["--compression-type", codec.name(), "--log-dir"]).arg(directory).arg(file);
+    command
+        .args(["produce", "--topic", TOPIC, "--partitions", "1", "--core", core])
+        .args(["--compression-type", codec.name(), "--log-dir"])
+        .arg(directory)
+        .arg(file);
     output(&mut command).map(drop)
 }
 

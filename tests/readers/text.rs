@@ -100,7 +100,8 @@ pub(crate) fn expected(case: &Case, batch: &[u8], base_offset: i64) -> Vec<Line>
         ],
     )];
     lines.extend((0..).zip(&case.rows).map(|(index, row)| {
-        let size = row.with_record(|record| record_size(index as u32, row.timestamp.wrapping_sub(base_timestamp), record));
+        let size =
+            row.with_record(|record| record_size(index as u32, row.timestamp.wrapping_sub(base_timestamp), record));
         record(row, base_offset + i64::from(index), sequence(index), size)
     }));
     lines
@@ -152,7 +153,12 @@ pub(crate) fn compare(expected: &[Line], printed: &[Line], shown: Shown) -> Resu
     let expected: Vec<&Line> = expected.iter().filter(|line| line.kind != "batch" || !shown.batch.is_empty()).collect();
     for (number, want) in expected.iter().enumerate() {
         let Some(got) = printed.get(number) else {
-            return Err(format!("{} lines of {}: the next should be {}", printed.len(), expected.len(), describe(want)));
+            return Err(format!(
+                "{} lines of {}: the next should be {}",
+                printed.len(),
+                expected.len(),
+                describe(want)
+            ));
         };
         if got.kind != want.kind {
             return Err(format!("line {}: {} where {} should be", number + 1, describe(got), describe(want)));

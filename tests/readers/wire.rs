@@ -8,7 +8,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, BrokerId, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
+    ApiKey, BrokerId, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader,
+    TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
@@ -60,7 +61,8 @@ impl Wire {
         let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![partition]);
         let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic]);
         let answer: ProduceResponse = self.call(ApiKey::Produce, PRODUCE, &request)?;
-        let partition = answer.responses.first().and_then(|topic| topic.partition_responses.first()).ok_or("no answer")?;
+        let partition =
+            answer.responses.first().and_then(|topic| topic.partition_responses.first()).ok_or("no answer")?;
         match partition.error_code {
             0 => Ok(partition.base_offset),
             code => Err(format!("the broker answers with error {code}").into()),
@@ -72,8 +74,10 @@ impl Wire {
         let mut log = Vec::new();
         let mut offset = 0;
         loop {
-            let partition =
-                FetchPartition::default().with_partition(0).with_fetch_offset(offset).with_partition_max_bytes(100 << 20);
+            let partition = FetchPartition::default()
+                .with_partition(0)
+                .with_fetch_offset(offset)
+                .with_partition_max_bytes(100 << 20);
             let topic = FetchTopic::default().with_topic(name(topic)).with_partitions(vec![partition]);
             let request = FetchRequest::default()
                 .with_replica_id(BrokerId(-1))
@@ -91,7 +95,11 @@ impl Wire {
             }
             for batch in crate::text::cut(&records)? {
                 let base = batch.first_chunk().map(|field| i64::from_be_bytes(*field)).ok_or("no base offset")?;
-                let last = batch.get(23..27).and_then(|field| field.try_into().ok()).map(i32::from_be_bytes).ok_or("no header")?;
+                let last = batch
+                    .get(23..27)
+                    .and_then(|field| field.try_into().ok())
+                    .map(i32::from_be_bytes)
+                    .ok_or("no header")?;
                 offset = base + i64::from(last) + 1;
             }
             log.extend_from_slice(&records);
