@@ -44,6 +44,12 @@ pub(crate) fn plain_batch() -> Vec<u8> {
     batch(Codec::None, &encoded(&[record; 3]), 3, ProducerState::NONE)
 }
 
+/// A batch of `count` records that are as small as records are, and its bytes uncompressed.
+pub(crate) fn of_many(codec: Codec, count: u32) -> (Vec<u8>, usize) {
+    let records = encoded(&vec![Record { timestamp: 1_000, ..Record::default() }; count as usize]);
+    (batch(codec, &records, count, ProducerState::NONE), BATCH_OVERHEAD + records.len())
+}
+
 /// Good batches of `codec`, by name.
 fn good(codec: Codec) -> Seeds {
     let headers = [

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use unlatched::broker::embedded::EmbeddedBroker;
 use unlatched::broker::{ErrorCode, NodeId};
 use unlatched::error::TopicPartition;
+use unlatched::record::codec::Compression;
 use unlatched::record::{Codec, assign_offset};
 
 use make::{LockFree, Mutex};
@@ -123,7 +124,7 @@ fn run(tools: &Path) -> Outcome<usize> {
     for line in &programs.missing {
         println!("left out: {line}");
     }
-    let cases = cases();
+    let cases: Vec<Case> = cases().into_iter().chain(levels()).collect();
     let mut report = Report::default();
 
     println!("\nours, read by others");
@@ -161,6 +162,18 @@ fn run(tools: &Path) -> Outcome<usize> {
         programs.missing.len()
     );
     Ok(report.differences)
+}
+
+/// The larger shapes at levels far from the usual. To others only their streams look different.
+fn levels() -> impl Iterator<Item = Case> {
+    let levels = ["gzip:1", "gzip:9", "lz4:1", "lz4:17", "zstd:-50", "zstd:19", "zstd:22"];
+    levels.into_iter().flat_map(|level| {
+        let compression: Compression = level.parse().expect("a level that there is");
+        cases()
+            .into_iter()
+            .filter(move |case| case.shrinks() && case.compression == Compression::new(compression.codec()))
+            .map(move |case| Case { compression, ..case })
+    })
 }
 
 /// The lines that `log` should give, if it holds `cases`.
