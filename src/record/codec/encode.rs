@@ -15,9 +15,9 @@ const FEED: usize = 16 << 10;
 /// Bytes that go from gzip or zstd to the output at a time.
 const STAGE: usize = 8 << 10;
 /// Bytes that deflate takes, at any level: window, hash chains, symbols.
-const GZIP_STATE: usize = 325 << 10;
+const GZIP_STATE: usize = 372 << 10;
 /// Bytes of a table of snappy's.
-const SNAPPY_TABLE: usize = 34 << 10;
+const SNAPPY_TABLE: usize = 35 << 10;
 /// Bytes that liblz4's thorough compressor takes while it packs a block.
 const LZ4_THOROUGH: usize = 256 << 10;
 /// Bit of a block's size that says that it is not compressed.

@@ -17,7 +17,7 @@
 //!
 //! A [`Decoder`] trusts nothing. The caller gives the most bytes that it will take; what is larger is refused when that many have been decompressed, or before, if the stream says its size. Memory follows the
 //! bytes that come out, never a length field: it doubles as they come, a size that a frame claims is taken only as far as the bytes there could make it. So a decoder never holds more than the limit and
-//! [`Decoder::CONTEXT`] bytes, whatever it is given.
+//! [`Decoder::CONTEXT`] bytes, whatever it is given; while the output moves to larger room, what it had before comes on top, once.
 //!
 //! Source: Kafka's `CompressionType`, `GzipCompression`, `SnappyCompression`, `Lz4BlockOutputStream`, `ZstdCompression`; CFG-15, CFG-16.
 
