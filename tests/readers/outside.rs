@@ -136,7 +136,8 @@ fn run(tools: &Path, quick: bool) -> Outcome<usize> {
         report.row("kafka-protocol", &format!("reads {}", written.what), read_by_kafka_protocol(written, &cases));
     }
     for program in &programs.readers {
-        report.rows(program.name, "reads", &written, written.iter().map(|written| read_by(program, written)).collect());
+        let written = if program.lines_only { &written[CORES.len()..] } else { &written[..] };
+        report.rows(program.name, "reads", written, written.iter().map(|written| read_by(program, written)).collect());
     }
 
     println!("\ntheirs, read by us");
@@ -192,7 +193,7 @@ fn expected_of(cases: &[Case], log: &[u8]) -> Outcome<Vec<Line>> {
     Ok(lines)
 }
 
-/// Everything of ours that others are to read: the matrix by each core, and what `produce` makes of the sample, with each core and codec.
+/// Everything of ours that others are to read: the matrix by each core, then what `produce` makes of the sample, with each core and codec.
 fn write_ours(work: &Path, cases: &[Case]) -> Outcome<Vec<Written>> {
     let mut all = Vec::new();
     for core in CORES {

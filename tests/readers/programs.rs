@@ -74,7 +74,7 @@ const KAFKA_CLIENTS: Shown = Shown {
     ],
 };
 
-/// What Kafka's dump-log tool prints: sizes of keys and values. With their texts it is asked too, but a text with a line's end in it is not to be found again.
+/// What Kafka's dump-log tool prints: of keys and values the sizes.
 const DUMP_LOG: Shown = Shown {
     batch: &[
         "base_offset",
@@ -96,6 +96,12 @@ const DUMP_LOG: Shown = Shown {
         "count",
     ],
     record: &["offset", "timestamp", "sequence", "key_size", "value_size", "header_names"],
+};
+
+/// The same with `--print-data-log`: values as texts. For logs whose values are lines, since it does not say where a text ends.
+const DUMP_LOG_TEXTS: Shown = Shown {
+    record: &["offset", "timestamp", "sequence", "key_size", "value", "value_size", "header_names"],
+    ..DUMP_LOG
 };
 
 /// What librdkafka's consumer shows: records, whatever batch they came in.
@@ -144,6 +150,8 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) shown: Shown,
     pub(crate) writes: bool,
+    /// Whether it understands lines as values only.
+    pub(crate) lines_only: bool,
     command: Vec<PathBuf>,
     understand: fn(&str) -> Result<Vec<Line>, String>,
 }
@@ -211,6 +219,7 @@ impl Programs {
                 name: "kafka-python",
                 shown: KAFKA_PYTHON,
                 writes: true,
+                lines_only: false,
                 command,
                 understand: lines,
             });
@@ -222,18 +231,25 @@ impl Programs {
                 name: "Kafka's classes",
                 shown: KAFKA_CLIENTS,
                 writes: true,
+                lines_only: false,
                 command,
                 understand: lines,
             });
-            let mut command = java("kafka.tools.DumpLogSegments");
-            command.extend(["--deep-iteration", "--max-message-size", "10000000", "--files"].map(PathBuf::from));
-            programs.readers.push(Program {
-                name: "Kafka's dump-log",
-                shown: DUMP_LOG,
-                writes: false,
-                command,
-                understand: dump_log,
-            });
+            for (name, shown, lines_only) in
+                [("Kafka's dump-log", DUMP_LOG, false), ("dump-log, texts", DUMP_LOG_TEXTS, true)]
+            {
+                let mut command = java("kafka.tools.DumpLogSegments");
+                command.extend(lines_only.then(|| PathBuf::from("--print-data-log")));
+                command.extend(["--deep-iteration", "--max-message-size", "10000000", "--files"].map(PathBuf::from));
+                programs.readers.push(Program {
+                    name,
+                    shown,
+                    writes: false,
+                    lines_only,
+                    command,
+                    understand: dump_log,
+                });
+            }
         }
         if let Some(command) = programs.ask(script("librdkafka.py"), "librdkafka") {
             programs.librdkafka = Some(Librdkafka { command });
@@ -268,6 +284,10 @@ fn dump_log(text: &str) -> Result<Vec<Line>, String> {
             None => return Err(format!("not understood: {line}")),
         };
         let mut out = Line { kind: kind.to_owned(), ..Line::default() };
+        let (rest, text) = match rest.split_once(" payload: ") {
+            Some((rest, text)) => (rest, Some(text)),
+            None => (rest, None),
+        };
         let (rest, names) = match rest.split_once(" headerKeys: [") {
             Some((rest, names)) => (rest, names.trim_end_matches(']')),
             None => (rest, ""),
@@ -286,6 +306,7 @@ fn dump_log(text: &str) -> Result<Vec<Line>, String> {
                 names.split(',').map(|name| bytes(Some(name.as_bytes()))).collect::<Vec<_>>().join(",")
             };
             out.fields.insert("header_names".to_owned(), names);
+            out.fields.extend(text.map(|text| ("value".to_owned(), bytes(Some(text.as_bytes())))));
         }
         lines.push(out);
     }
