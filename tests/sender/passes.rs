@@ -1,5 +1,5 @@
 //! The pass: its steps and their order, how long it sleeps, what goes into a request, when fresh metadata are asked for. SEND-01, 03, 05, 06,
-//! 11, 30.
+//! 11, 30, and MET-03's compression rate.
 
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ on_every_core![
     send_11_acks_0_completes_when_written_without_an_offset,
     send_11_acks_1_and_all_differ_in_the_field_alone,
     send_30_an_unknown_leader_asks_for_metadata_in_each_pass,
+    met_03_the_compression_rate_is_the_mean_of_the_batches,
 ];
 
 fn send_01_a_pass_produces_then_polls_then_handles<A: Accumulator>() {
@@ -418,5 +419,33 @@ fn send_30_an_unknown_leader_asks_for_metadata_in_each_pass<A: Accumulator>() {
     rig.script.updates();
     rig.send_nothing();
     assert_eq!(rig.script.updates(), 0);
+    rig.assert_at_rest();
+}
+
+fn met_03_the_compression_rate_is_the_mean_of_the_batches<A: Accumulator>() {
+    let mut rig = Rig::<A>::with(AccumulatorConfig { compression: "lz4".parse().unwrap(), ..memory() }, requests());
+    assert_eq!(rig.stats().compression_rate(), 1.0, "nothing was sent");
+    let mut ratios = Vec::new();
+    for (partition, value) in [(0, "a".repeat(120)), (0, "b".repeat(60)), (2, "cdefghijklmnopqrstuv".repeat(6))] {
+        rig.push_with(partition, &value, drop);
+        let request = rig.send();
+        ratios.push(request.batches[0].compression_ratio());
+        rig.acknowledge(request);
+    }
+    assert!(ratios[0] < 0.5 && ratios[0] < ratios[1] && ratios[0] < ratios[2], "{ratios:?}");
+    let mean = ratios.iter().sum::<f64>() / 3.0;
+    assert!((rig.stats().compression_rate() - mean).abs() < 1e-5, "{ratios:?}");
+    // A batch that is sent again counts again (MET-03).
+    rig.push_with(0, &"a".repeat(120), drop);
+    for _ in 0..2 {
+        let request = rig.send();
+        ratios.push(request.batches[0].compression_ratio());
+        rig.refuse(request, ErrorCode::NotLeaderOrFollower);
+        rig.advance(100);
+    }
+    let mean = ratios.iter().sum::<f64>() / 5.0;
+    assert!((rig.stats().compression_rate() - mean).abs() < 1e-5, "{ratios:?}");
+    let request = rig.send();
+    rig.acknowledge(request);
     rig.assert_at_rest();
 }

@@ -136,7 +136,7 @@ impl Builder {
     }
 
     /// Most bytes of a batch's records, uncompressed: a batch that has more is refused with `MESSAGE_TOO_LARGE`, and never decompressed further. What
-    /// [`EmbeddedBroker::read`] takes, too. Kafka has no such limit. Default: [`DEFAULT_LIMIT`](crate::record::codec::DEFAULT_LIMIT).
+    /// [`EmbeddedBroker::read`] takes, too. Kafka has no such limit. Default: [`DEFAULT_LIMIT`].
     pub fn max_uncompressed_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_uncompressed_bytes = bytes;
         self

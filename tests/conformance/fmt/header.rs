@@ -272,7 +272,7 @@ tests! {
         }
     }
 
-    fn fmt_20_records_of_an_unsupported_codec_are_one_typed_error() {
+    fn fmt_20_compressed_records_read_as_they_lie_are_one_typed_error() {
         let bytes = patched(&golden_b(), 21, &[0, 0x14]);
         let batch = parse(&bytes);
         let error = DecodeError::Compressed { codec: Codec::Zstd };
