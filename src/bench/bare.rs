@@ -1,4 +1,7 @@
-//! The least that such a thing costs: a `parking_lot` mutex around a deque of vectors, and a copy. No format, no futures, no budget, no waiting.
+//! Little more than a lock: a `parking_lot` mutex around a deque of vectors, and a copy. No format, no futures, no budget, no waiting.
+//!
+//! For small records and for buffers as such it is the least that such a thing costs. Of large records it is not: its few vectors go to and fro between the appender's processor and the drainer's, while a pool's, taken in turn,
+//! have long left both.
 
 use std::collections::VecDeque;
 use std::mem;

@@ -327,6 +327,12 @@ mod tests {
         // The last that was begun ends 40 ms after the schedule's begin at the earliest: what is still missed then was to begin 20 ms before, or later.
         assert!(open.max() >= 20_000_000, "{}", open.max());
         assert!(open.value_at_quantile(0.5) >= 15_000_000, "lateness adds up: {}", open.value_at_quantile(0.5));
+        assert!(open.min() >= 9_000_000, "the first took ten: {}", open.min());
+        assert!(
+            open.value_at_quantile(0.1) >= 15_000_000,
+            "the second was late before it began: {}",
+            open.value_at_quantile(0.1)
+        );
     }
 
     #[test]

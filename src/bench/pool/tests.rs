@@ -77,6 +77,10 @@ impl Pool for Barging {
     type Taken<'p> = Taken<'p>;
 
     fn take(&self, size: usize, _: Duration) -> Taken<'_> {
+        if size == TOTAL as usize {
+            // On its way to the line: who begins meanwhile began after the call, and not behind it.
+            thread::sleep(Duration::from_millis(1));
+        }
         let mut state = self.state.lock().unwrap();
         if size == TOTAL as usize {
             state.requests += 1;
@@ -142,7 +146,9 @@ fn overtakes_are_counted_from_below_and_from_above() {
         assert_eq!((figure("tries"), figure("served")), (20, 20));
         assert!(most >= after);
         assert!(figure("max_overtakes") <= most, "{} > {most}", figure("max_overtakes"));
-        assert!(figure("max_overtakes_since_call") >= most, "{} < {most}", figure("max_overtakes_since_call"));
+        let since_call = figure("max_overtakes_since_call");
+        assert!(since_call + whale::SMALL as u64 >= most, "{since_call} < {most}");
+        assert!(since_call > figure("max_overtakes"), "some begin between call and line");
         assert!(after < 100 || figure("max_overtakes") > 0, "some begin after the mark");
     }
 }

@@ -4,14 +4,15 @@
 //! - `tries`, `served`: whole-pool requests, and those that were served within two seconds. The first that is not ends the run.
 //! - `longest_wait_ns`, `wait_p50_ns`: of the whole-pool requests.
 //! - `max_overtakes`: the most small allocations, of one request, that *began after it stood in line* and were served before it. `bound`: how many the pool allows; null where it makes no promise.
-//! - `max_overtakes_since_call`: the same, of those that began after the request's *call*; an upper bound of what `max_overtakes` is a lower one of.
+//! - `max_overtakes_since_call`: the same, of those that began after the request's *call*: from above what `max_overtakes` is from below.
 //!
 //! # How overtakes are counted
 //! One word says which request is under way and whether it stands in line. A small allocation reads it before it begins and after it is served; one that finds the same request both times, standing in line the first time, has
 //! overtaken it.
 //! - When it stands in line, its own thread tells: pools read their clock when they go to sleep, after they have taken their place in line and never before, so the first reading of the clock by that thread sets the mark.
-//! - The count is never too high: what began after the mark began after the place was taken. It is too low by what began between the place in line and the mark: some ten nanoseconds, unless the thread lost its processor
-//!   just there. `max_overtakes_since_call` is never too low, as the call comes before the place.
+//! - The count is never too high: what began after the mark began after the place was taken. It is too low by what began between the place in line and the mark - some ten nanoseconds, unless the whale lost its processor
+//!   just there - and by those that lost theirs between the look at the mark and the call: one for each small thread, eight at most.
+//! - `max_overtakes_since_call` is too low by those eight alone, as the call comes before the place. The truth lies between the two.
 //! - The end is exact. Whoever is served before the request holds its buffer while it looks, so the request cannot have been served; whoever is served after it was given memory that the request had given back, and the
 //!   mark is taken away before that.
 
