@@ -142,20 +142,15 @@ fn common_road() -> Check {
 
 /// One waits for two bytes, a lease of one comes back, and who comes takes it past the one who waits.
 fn recycles_what_came_back() -> Check {
-    model(
-        "pool_recycles_what_came_back",
-        "whose bytes are free, that buffer is kept",
-        Bound::Preemptions(3),
-        || {
-            let hand = Hand::new(2, 1, PoolOptions { overtaking: 9, stripes: 1 }, ManualClock::at(0));
-            // The other byte is somebody's for good: who waits never has two.
-            hand.charge(1);
-            let mut lease = hand.pool().allocate(1, Duration::ZERO).expect("there is enough");
-            lease.fill(USED);
-            hand.join(2);
-            Scene { held: Mutex::new(vec![lease]), hand }
-        },
-    )
+    model("pool_recycles_what_came_back", "whose bytes are free, that buffer is kept", Bound::Preemptions(3), || {
+        let hand = Hand::new(2, 1, PoolOptions { overtaking: 9, stripes: 1 }, ManualClock::at(0));
+        // The other byte is somebody's for good: who waits never has two.
+        hand.charge(1);
+        let mut lease = hand.pool().allocate(1, Duration::ZERO).expect("there is enough");
+        lease.fill(USED);
+        hand.join(2);
+        Scene { held: Mutex::new(vec![lease]), hand }
+    })
     .keeps_retired()
     .role("releaser", Scene::drop_one)
     .role("taker", |scene| {
@@ -479,7 +474,7 @@ fn future_dropped_against_release() -> Check {
     model(
         "pool_future_dropped_against_release",
         "a dropped future takes nothing along: the next in line has it",
-        Bound::Preemptions(2),
+        Bound::Preemptions(1),
         super::pool_line::line(1, &[], 0),
     )
     .keeps_retired()
@@ -539,8 +534,7 @@ fn ends(total: u64, stripes: usize) -> impl Fn() -> Ends + Send + Sync + 'static
     move || {
         let clock = Arc::new(Tracked(unlatched::primitive::Arc::new(())));
         let pool = AtomicPool::with_options(total, 1, clock, strict(stripes));
-        let mut all: Vec<_> =
-            (0..total).map(|_| pool.allocate(1, Duration::ZERO).expect("there is enough")).collect();
+        let mut all: Vec<_> = (0..total).map(|_| pool.allocate(1, Duration::ZERO).expect("there is enough")).collect();
         let lease = all.pop();
         drop(all);
         Ends { pool: Mutex::new(Some(pool)), lease: Mutex::new(lease) }

@@ -280,16 +280,11 @@ fn one_is_overtaken_so_often() -> Check {
 
 /// Two may pass, and there is enough for one.
 fn overtaking_that_fails_is_not_counted() -> Check {
-    of(
-        "pool_overtaking_that_fails",
-        "who did not pass is not counted",
-        Bound::Preemptions(3),
-        || {
-            let scene = line(3, &[3], 2)();
-            scene.hand.credit(1);
-            scene
-        },
-    )
+    of("pool_overtaking_that_fails", "who did not pass is not counted", Bound::Preemptions(3), || {
+        let scene = line(3, &[3], 2)();
+        scene.hand.credit(1);
+        scene
+    })
     .role("one", |scene: &Scene| scene.hand.overtake(1))
     .role("two", |scene| scene.hand.overtake(1))
     .expect(

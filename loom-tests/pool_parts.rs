@@ -84,23 +84,33 @@ impl Scene {
 }
 
 fn takes_and_gives() -> Check {
-    model("stack_takes_and_gives", "a head that was seen does not come back: no ABA", Bound::Preemptions(3), scene([3, 0], 0))
-        .role("one", Scene::take_and_give)
-        .role("two", |scene| {
-            // The second below the first, so that a stale link shows.
-            let (upper, lower) = (scene.stacks.pop(0), scene.stacks.pop(0));
-            upper.into_iter().for_each(|slot| assert!(scene.stacks.push(0, &slot)));
-            scene.keep(lower);
-        })
-        .expect(|scene, _| scene.count(), &["1 in hand, 2 and 0"])
+    model(
+        "stack_takes_and_gives",
+        "a head that was seen does not come back: no ABA",
+        Bound::Preemptions(3),
+        scene([3, 0], 0),
+    )
+    .role("one", Scene::take_and_give)
+    .role("two", |scene| {
+        // The second below the first, so that a stale link shows.
+        let (upper, lower) = (scene.stacks.pop(0), scene.stacks.pop(0));
+        upper.into_iter().for_each(|slot| assert!(scene.stacks.push(0, &slot)));
+        scene.keep(lower);
+    })
+    .expect(|scene, _| scene.count(), &["1 in hand, 2 and 0"])
 }
 
 fn weak_exchange_fails() -> Check {
-    model("stack_weak_exchange_fails", "an exchange that fails for no reason is tried again", Bound::Full, scene([2, 0], 0))
-        .weak_exchange_may_fail()
-        .role("one", Scene::take_and_give)
-        .role("failure", |_| fail_one_weak_exchange())
-        .expect(|scene, _| scene.count(), &["0 in hand, 2 and 0"])
+    model(
+        "stack_weak_exchange_fails",
+        "an exchange that fails for no reason is tried again",
+        Bound::Full,
+        scene([2, 0], 0),
+    )
+    .weak_exchange_may_fail()
+    .role("one", Scene::take_and_give)
+    .role("failure", |_| fail_one_weak_exchange())
+    .expect(|scene, _| scene.count(), &["0 in hand, 2 and 0"])
 }
 
 fn several_against_one_weak_exchange_fails() -> Check {
@@ -276,16 +286,11 @@ fn register_against_wake() -> Check {
 }
 
 fn register_against_two_wakes() -> Check {
-    model(
-        "waker_register_against_two_wakes",
-        "of two wakes at once none is lost",
-        Bound::Preemptions(2),
-        waits,
-    )
-    .role("task", |waits: &Waits| waits.poll_until(2))
-    .role("one", |waits| waits.bring(0))
-    .role("two", |waits| waits.bring(1))
-    .expect(|_, _| "found".into(), &["found"])
+    model("waker_register_against_two_wakes", "of two wakes at once none is lost", Bound::Preemptions(2), waits)
+        .role("task", |waits: &Waits| waits.poll_until(2))
+        .role("one", |waits| waits.bring(0))
+        .role("two", |waits| waits.bring(1))
+        .expect(|_, _| "found".into(), &["found"])
 }
 
 /// A task that is polled though nobody woke it replaces its waker, while that is being taken out.

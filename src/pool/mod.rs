@@ -19,10 +19,10 @@ mod word;
 use std::fmt;
 use std::time::Duration;
 
+pub use atomic::{Allocate, AtomicPool, AtomicPoolCore};
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 #[doc(hidden)]
 pub use atomic::{ChainInHand, Hand, HandOnWaker, InHand, Stacks, Stander};
-pub use atomic::{Allocate, AtomicPool, AtomicPoolCore};
 pub use lease::{Buffer, Lease, Release, Released, WayBack};
 
 use crate::primitive::clock::{Instant, SharedClock};

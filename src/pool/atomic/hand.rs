@@ -6,10 +6,10 @@ use std::task::Waker;
 
 use super::wait::{Prepared, Turn};
 use super::{AcqRel, AtomicPool, AtomicPoolCore, Relaxed};
+use crate::pool::PoolOptions;
 use crate::pool::line::{Progress, Signal, Waiter};
 use crate::pool::stack::{Chain, Slot, Slots, Stack};
 use crate::pool::waker::TaskWaker;
-use crate::pool::PoolOptions;
 use crate::primitive::clock::SharedClock;
 use crate::primitive::parker::Parker;
 
