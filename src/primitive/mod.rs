@@ -9,6 +9,7 @@
 //! | plain | `std` | [`parker::WordParker`]: a word, a mutex, a condition variable | crossbeam-epoch |
 //! | `--cfg crossbeam_loom` and feature `loom` | `loom` | `loom::sync::Notify` | crossbeam-epoch under loom, or the stand-in |
 //! | `--cfg unlatched_shuttle` and feature `shuttle` | `shuttle` | shuttle's condition variable | the stand-in |
+//! | `--cfg unlatched_count` | `std`, counted | as plain | crossbeam-epoch |
 //!
 //! Under either checker `model` holds what they lack: timeouts and weak compare-exchanges that fail without a reason.
 //!

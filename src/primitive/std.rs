@@ -3,10 +3,16 @@
 pub use std::sync::Arc;
 pub use std::thread_local;
 
+/// Atomics and fences, counted.
+#[cfg(unlatched_count)]
+#[path = "counted.rs"]
+pub mod atomic;
+
 /// Atomics and fences.
 ///
 /// The types are new ones around std's, so that clippy's `disallowed-types` can tell an atomic that came through the switch from one that did
 /// not.
+#[cfg(not(unlatched_count))]
 pub mod atomic {
     pub use std::sync::atomic::Ordering;
 

@@ -269,6 +269,13 @@ impl<'a> Records<'a> {
         Records { header, codec, cursor, found: 0, least_delta: 0, done: false }
     }
 
+    /// Lets go of the bytes, to go on later.
+    #[inline]
+    pub(crate) fn pause(self) -> PausedRecords {
+        let Self { header, codec, cursor: Cursor { at, .. }, found, least_delta, done } = self;
+        PausedRecords { header, codec, at, found, least_delta, done }
+    }
+
     fn step(&mut self) -> Result<Option<DecodedRecord<'a>>, DecodeError> {
         let declared = self.header.records_count;
         if self.codec != Codec::None {
@@ -348,6 +355,26 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl std::iter::FusedIterator for Records<'_> {}
+
+/// Where a walk over records stands. For who owns the bytes and cannot keep a borrow of them as well.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PausedRecords {
+    header: BatchHeader,
+    codec: Codec,
+    at: usize,
+    found: i32,
+    least_delta: i64,
+    done: bool,
+}
+
+impl PausedRecords {
+    /// Goes on in `bytes`, which are those of before. Others are read as far as they go.
+    #[inline]
+    pub(crate) fn resume(self, bytes: &[u8]) -> Records<'_> {
+        let Self { header, codec, at, found, least_delta, done } = self;
+        Records { header, codec, cursor: Cursor { bytes, at: at.min(bytes.len()) }, found, least_delta, done }
+    }
+}
 
 /// The headers of a record that was read. They have been checked; iterating cannot fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

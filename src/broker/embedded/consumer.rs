@@ -3,7 +3,6 @@
 //! Checked are length, CRC and that offsets follow each other without a gap from 0, and, where records are asked for, every record. A fault
 //! ends the reading with a typed error; nothing behind it is guessed. One batch is held at a time, so a log may be of any size.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::BufReader;
 use std::iter::FusedIterator;
@@ -18,7 +17,7 @@ use super::log::{BatchReader, SEGMENT};
 use super::server::{Log, Partition};
 use crate::error::TopicPartition;
 use crate::record::codec::{DEFAULT_LIMIT, Decoder};
-use crate::record::{Codec, RecordBatch};
+use crate::record::{Codec, PausedRecords, RecordBatch};
 
 /// A topic in a log directory, to be read.
 ///
@@ -161,7 +160,7 @@ impl Batches {
 
     /// The records in these batches, from the offset on with which the reading began.
     pub fn records(self) -> Records {
-        Records { batches: self, decoder: Decoder::default(), decoded: VecDeque::new() }
+        Records { batches: self, decoder: Decoder::default(), present: None }
     }
 
     /// Where the next batch begins, in bytes.
@@ -265,35 +264,46 @@ pub struct ConsumedRecord {
 }
 
 /// The records of one partition in order of offset. Ends after the first error.
+///
+/// Of the batch that is being read it holds the bytes, decompressed, and nothing for each record: a batch may have a record for each seven of its bytes.
 #[derive(Debug)]
 pub struct Records {
     batches: Batches,
     decoder: Decoder,
-    decoded: VecDeque<ConsumedRecord>,
+    /// Where the records of the present batch lie - in the batch itself, or in what it was decompressed to - and how far they have been read. They have been judged.
+    present: Option<(Bytes, PausedRecords)>,
 }
 
 impl Records {
-    fn decode(&mut self, bytes: &Bytes) -> Result<(), BatchFault> {
-        let (batch, _) = RecordBatch::parse(bytes)?;
+    /// Judges all records of a batch before the first of them is given away.
+    fn open(&mut self, bytes: Bytes) -> Result<(), BatchFault> {
+        let (batch, _) = RecordBatch::parse(&bytes)?;
         let mut space = Vec::new();
         batch.decompress(&mut self.decoder, self.batches.max_uncompressed_bytes, &mut space)?;
-        // Where the records lie: in the batch, or in what it was decompressed to.
-        let bytes = if batch.codec() == Codec::None { bytes.clone() } else { Bytes::from(space) };
-        for record in batch.records_in(&bytes) {
-            let record = record?;
-            if record.offset < self.batches.from {
-                continue;
-            }
-            let owned = |field: Option<&[u8]>| field.map(|field| bytes.slice_ref(field));
-            self.decoded.push_back(ConsumedRecord {
-                offset: record.offset,
-                timestamp: record.timestamp,
-                key: owned(record.key),
-                value: owned(record.value),
-                headers: record.headers.iter().map(|header| (header.key.to_owned(), owned(header.value))).collect(),
-            });
-        }
+        let image = if batch.codec() == Codec::None { bytes.clone() } else { Bytes::from(space) };
+        let records = batch.records_in(&image);
+        records.clone().try_for_each(|record| record.map(drop))?;
+        let start = records.pause();
+        self.present = Some((image, start));
         Ok(())
+    }
+
+    /// The next record of the present batch.
+    fn step(&mut self) -> Option<ConsumedRecord> {
+        let (image, at) = self.present.take()?;
+        let mut records = at.resume(&image);
+        let record = records.next()?.ok()?;
+        let owned = |field: Option<&[u8]>| field.map(|field| image.slice_ref(field));
+        let record = ConsumedRecord {
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: owned(record.key),
+            value: owned(record.value),
+            headers: record.headers.iter().map(|header| (header.key.to_owned(), owned(header.value))).collect(),
+        };
+        let at = records.pause();
+        self.present = Some((image, at));
+        Some(record)
     }
 }
 
@@ -302,18 +312,20 @@ impl Iterator for Records {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(record) = self.decoded.pop_front() {
-                return Some(Ok(record));
+            while let Some(record) = self.step() {
+                if record.offset >= self.batches.from {
+                    return Some(Ok(record));
+                }
             }
             let bytes = match self.batches.next()? {
                 Ok(bytes) => bytes,
                 Err(error) => return Some(Err(error)),
             };
-            if let Err(cause) = self.decode(&bytes) {
-                self.decoded.clear();
+            let len = bytes.len();
+            let offset = bytes.first_chunk().map_or(0, |field| i64::from_be_bytes(*field));
+            if let Err(cause) = self.open(bytes) {
                 self.batches.done = true;
-                let offset = bytes.first_chunk().map_or(0, |field| i64::from_be_bytes(*field));
-                let position = self.batches.position().saturating_sub(bytes.len() as u64);
+                let position = self.batches.position().saturating_sub(len as u64);
                 let topic_partition = self.batches.topic_partition.clone();
                 return Some(Err(ReadError::Damaged { topic_partition, position, offset, cause }));
             }

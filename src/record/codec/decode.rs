@@ -62,8 +62,9 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// The most bytes that it holds besides the output, whatever it is given: lz4's, whose frames may have blocks of 4 MiB, and window and headers of gzip's.
-    pub const CONTEXT: usize = (4 << 20) + (512 << 10);
+    /// The most bytes that it holds besides the output, whatever it is given: lz4's, whose frames may have blocks of 4 MiB and then take one to collect a block
+    /// and one, with a window, to unpack it. The others take less.
+    pub const CONTEXT: usize = (8 << 20) + (512 << 10);
 
     /// Appends what `bytes`, one stream of `codec`, has uncompressed to `out`, whose capacity comes to its length and `limit` more at most.
     ///
