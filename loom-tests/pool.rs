@@ -474,7 +474,7 @@ fn future_dropped_against_release() -> Check {
     model(
         "pool_future_dropped_against_release",
         "a dropped future takes nothing along: the next in line has it",
-        Bound::Preemptions(2),
+        Bound::Preemptions(1),
         super::pool_line::line(1, &[], 0),
     )
     .keeps_retired()

@@ -258,7 +258,6 @@ fn explore<E: Fn() + Send + Sync + 'static>(bound: Bound, threads: usize, execut
     // Not from the environment: these end a search early and call it success.
     builder.max_permutations = None;
     builder.max_duration = None;
-    let bound = std::env::var("XB").ok().map_or(bound, |b| Bound::Preemptions(b.parse().unwrap())); // XB
     builder.preemption_bound = match bound {
         Bound::Full => None,
         Bound::Preemptions(most) => Some(most),
