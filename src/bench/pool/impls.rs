@@ -19,7 +19,7 @@ pub(super) fn lockfree_strict(total: u64, clock: SharedClock) -> AtomicPool {
     AtomicPool::with_options(total, BATCH, clock, PoolOptions::strict())
 }
 
-/// How many small allocations that began after a whole-pool request stood in line may be served before it, as the pool promises.
+/// How many allocations that begin while one is the first in line may be served before it, as the pool promises.
 pub(super) fn lockfree_bound() -> u64 {
     u64::from(PoolOptions::default().overtaking)
 }
