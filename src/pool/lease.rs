@@ -31,7 +31,7 @@ pub struct Buffer {
     ptr: NonNull<u8>,
     capacity: usize,
     /// Its pool's own note about it; 0 for none.
-    mark: u32,
+    mark: usize,
 }
 
 // SAFETY: LEASE-1, a buffer is the only owner of plain bytes.
@@ -56,7 +56,7 @@ impl Buffer {
     ///
     /// # Safety
     /// LEASE-1: `memory` is that of a buffer of `capacity` bytes made by [`Buffer::zeroed`], and nobody else's.
-    pub(super) unsafe fn of_slot(memory: NonNull<u8>, capacity: usize, mark: u32) -> Self {
+    pub(super) unsafe fn of_slot(memory: NonNull<u8>, capacity: usize, mark: usize) -> Self {
         Self { ptr: memory, capacity, mark }
     }
 
@@ -64,7 +64,7 @@ impl Buffer {
         self.ptr
     }
 
-    pub(super) fn mark(&self) -> u32 {
+    pub(super) fn mark(&self) -> usize {
         self.mark
     }
 

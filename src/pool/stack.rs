@@ -53,8 +53,8 @@ pub(super) struct Slot(u32);
 
 impl Slot {
     /// What a buffer's mark says of it: never 0.
-    pub(super) fn mark(&self) -> u32 {
-        self.0 + 1
+    pub(super) fn mark(&self) -> usize {
+        self.0 as usize + 1
     }
 }
 
@@ -195,7 +195,7 @@ impl Stack {
         step(at);
         // Release pairs with the Acquire of heads: link and memory are seen by who takes the slot, and so are those of the pushes below us, through our exchange.
         // If another exchange comes first, ours fails. Acquire on failure: as the load of a head. Not to be touched after it: the pool may be gone (POOL-E).
-        match self.0.compare_exchange(head.0, head.with_top(u64::from(slot.mark())).0, Release, Acquire) {
+        match self.0.compare_exchange(head.0, head.with_top(slot.mark() as u64).0, Release, Acquire) {
             Ok(_) => Ok(()),
             Err(now) => Err(Head(now)),
         }
@@ -305,8 +305,8 @@ impl Slots {
     ///
     /// # Safety
     /// The mark is that of a buffer of this pool, which the caller owns: the slot is his (SLOT-A).
-    pub(super) unsafe fn slot(mark: u32) -> Slot {
-        Slot(mark - 1)
+    pub(super) unsafe fn slot(mark: usize) -> Slot {
+        Slot((mark - 1) as u32)
     }
 
     /// The buffer of a slot that has one.
