@@ -17,7 +17,6 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use unlatched::accumulator::LockFreeAccumulator;
 use unlatched::mutex::{StdAccumulator, StdPool};
-use unlatched::pool::AtomicPool;
 use unlatched::primitive::atomic::AtomicU32;
 use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::clock::{Clock, SystemClock};
@@ -37,8 +36,9 @@ mod pool;
 pub(crate) fn models() -> Vec<Check> {
     [
         vec![a_lost_update_is_found()],
-        pool::crowds::<AtomicPool>("lockfree"),
-        pool::crowds::<StdPool>("mutex"),
+        pool::crowds("lockfree", pool::strict()),
+        pool::crowds("lockfree_overtaking", pool::overtaking()),
+        pool::crowds::<StdPool>("mutex", pool::plain()),
         accumulator::crowds::<LockFreeAccumulator>("lockfree"),
         accumulator::crowds::<StdAccumulator>("mutex"),
     ]

@@ -25,6 +25,9 @@ mod pool_line;
 #[path = "pool_parts.rs"]
 mod pool_parts;
 
+#[cfg(not(crossbeam_loom))]
+pub(crate) use pool_parts::Woken;
+
 /// Every model.
 pub(crate) fn models() -> Vec<Check> {
     [

@@ -241,7 +241,8 @@ struct Waits {
     here: [AtomicBool; 2],
 }
 
-pub(super) struct Woken(pub(super) ThreadParker);
+/// A thread that polls.
+pub(crate) struct Woken(pub(crate) ThreadParker);
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {

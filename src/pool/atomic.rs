@@ -31,7 +31,7 @@
 //! | CANCELLED | | clear GRANT: its turn is over; move the front past it |
 //! | nobody | | the word says that nobody waits |
 //!
-//! The waiter's state is read before the word, and the front again after it.
+//! The waiter's state is read before the word, and the front again after it; so is the state of one that waited, before GRANT is set for it or it is woken: its whole turn may have come and gone.
 //!
 //! # Order (L4, GAP-01)
 //! Waiters are served in the order in which they joined the line. A newcomer may be served before one who waits: at most [`PoolOptions::overtaking`] times while that one is the first in line. With 0,
@@ -45,7 +45,7 @@
 //! - **POOL-B** While GRANT is set nothing but the end of that turn debits: so bytes that sufficed still do.
 //! - **POOL-C** A waiter's final state decides the one exchange that ends its turn. A helper that is late by then fails: the word's `seq` has moved on.
 //! - **POOL-D** A waiter is woken before its turn ends.
-//! - **POOL-F** While a waiter is the first in line, GRANT is its own. GRANT is set only by who saw it first after reading the word, whose exchange then found the word unchanged, and
+//! - **POOL-F** While a waiter is the first in line, GRANT is its own. GRANT is set only by who saw it first, and waiting, after reading the word, whose exchange then found the word unchanged, and
 //!   the front moves only after an exchange that ends the turn. So GRANTED, and later a word without GRANT while it is still the first, is a turn that is over.
 //! - **POOL-G** Who makes a new buffer has, after its debit, seen an instant at which the buffers kept warm held no more than was available. Buffers are kept before their credit and
 //!   taken after their debit, so whatever others do after that instant but making buffers themselves keeps it so: the pool's memory never exceeds the total (L10).
