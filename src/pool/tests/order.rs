@@ -193,10 +193,12 @@ fn gap_04_a_large_one_at_the_head_hoards_nothing() {
 
 #[test]
 fn gap_35_a_wake_up_for_nothing_takes_nothing() {
-    for overtaking in [0, 256] {
+    for overtaking in BOUNDS {
         let pool = pool(3, overtaking);
         let held = pool.try_allocate(2).unwrap();
-        let line = [Waiter::line_up(&pool, 3), Waiter::line_up(&pool, 1)];
+        let first = Waiter::line_up(&pool, 3);
+        assert_eq!(passed(&pool), overtaking);
+        let line = [first, Waiter::line_up(&pool, 1)];
         // There is enough for the second, whose turn it is not.
         for _ in 0..100 {
             line.iter().for_each(|waiter| waiter.thread.thread().unpark());

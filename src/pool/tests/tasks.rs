@@ -70,7 +70,11 @@ fn assert_served(
 ) -> Lease<AtomicPoolCore> {
     let mut future = line[number].take().expect("it was not served before");
     match woken.poll(number, &mut future) {
-        Poll::Ready(Ok(lease)) => lease,
+        Poll::Ready(Ok(lease)) => {
+            // One whose poll ends its own turn is woken once more (POOL-D), to no harm.
+            woken.0.lock().unwrap().retain(|other| *other != number);
+            lease
+        }
         other => panic!("{number}: {other:?} of {:?}", pool.snapshot()),
     }
 }
@@ -152,7 +156,14 @@ fn gap_35_a_task_that_gives_up_makes_room_for_the_next() {
     for overtaking in [0, 256] {
         let (pool, woken) = (pool(4, overtaking), Woken::default());
         let held = pool.try_allocate(2).unwrap();
-        let mut line = line_up(&pool, &woken, &[4, 1, 1]);
+        // As many as may have passed it already.
+        let mut line = line_up(&pool, &woken, &[4]);
+        while pool.try_allocate(1).is_ok() {}
+        for number in [1, 2] {
+            let mut future = Box::pin(pool.allocate_async(1));
+            assert!(woken.poll(number, &mut future).is_pending());
+            line.push(Some(future));
+        }
         // Nothing comes back: that the first does not want it any more is all that happens.
         line[0] = None;
         assert_eq!(woken.all(), [1, 2]);
