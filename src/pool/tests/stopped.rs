@@ -351,3 +351,45 @@ fn l9_every_shared_step_is_in_the_table() {
     let listed: BTreeSet<&str> = STEPS.iter().map(|(step, ..)| *step).collect();
     assert_eq!(passed, listed, "the steps of the sources, and those of the table");
 }
+
+/// One who joins is stopped before it has shut the stripe; what the others held comes onto that.
+fn joiner_before_it_has_shut() -> Scene {
+    waits("stack.shut")
+}
+
+#[test]
+fn l9_a_try_is_not_refused_for_one_who_is_stopped_while_it_joins() {
+    let Scene { pool, stopped, stop, held, .. } = joiner_before_it_has_shut();
+    drop(held);
+    let had = pool.try_allocate(ODD).map(drop);
+    stop.release();
+    ended("the stopped one", stopped);
+    assert_eq!(had, Ok(()), "there was enough for both");
+}
+
+#[test]
+fn l9_one_who_is_stopped_while_it_joins_hides_no_other_from_the_figure() {
+    let Scene { pool, stopped, stop, held, .. } = joiner_before_it_has_shut();
+    drop(held);
+    // Its turn is over before it has arrived.
+    let all = on_another("takes all", &pool, |pool| {
+        assert_eq!(pool.allocate(ODD, PATIENCE).map(drop), Ok(()));
+        take_all(pool)
+    });
+    let other = waiter(&pool, |pool| must_have(pool, POOLABLE));
+    std::thread::sleep(Duration::from_millis(10));
+    let queued = pool.queued();
+    drop(all);
+    stop.release();
+    ended("the stopped one", stopped);
+    ended("the other", other);
+    assert_eq!(queued, 1, "the sender goes by it (ACC-21)");
+}
+
+#[test]
+fn l1_empty_buffers_that_are_pooled_leave_the_figures_right() {
+    let pool = AtomicPool::new(10, 0, SystemClock::shared());
+    drop(pool.try_allocate(0).unwrap());
+    let now = pool.snapshot();
+    assert_eq!((now.available(), now.leased), (10, 0), "{now:?}");
+}
