@@ -30,6 +30,7 @@ on_every_core![
     pool_13_max_block_zero_tries_once,
     pool_13_a_try_and_a_deadline,
     pool_01_totals_and_poolable_sizes_at_their_bounds,
+    pool_23_memory_stays_within_the_total_beside_odd_sizes,
     pool_14_poolable_buffers_are_pooled_and_others_dropped,
     pool_15_the_credit_is_what_was_charged,
     pool_17_a_failed_allocation_leaves_nothing_behind,
@@ -291,6 +292,28 @@ fn pool_01_totals_and_poolable_sizes_at_their_bounds<C: Core>() {
             }
         }
     }
+}
+
+fn pool_23_memory_stays_within_the_total_beside_odd_sizes<C: Core>() {
+    // As above, and another than there. GAP-10.
+    let poolable = Marked::size(C::NAME) + 2;
+    let total = 5 * poolable as u64 + 1_000;
+    let pool = pool::<C>(total, poolable);
+    let mut random = Random::seeded(10);
+    let mut held = Vec::new();
+    for _ in 0..2_000 {
+        let size = if random.below(2) == 0 { poolable } else { 1 + random.below(2 * poolable as u64) as usize };
+        if random.below(2) == 0 && !held.is_empty() {
+            drop(held.swap_remove(random.below(held.len() as u64) as usize));
+        } else if let Ok(lease) = pool.try_allocate(size) {
+            held.push(lease);
+        }
+        let odd: usize = held.iter().map(|lease| lease.len()).filter(|size| *size != poolable).sum();
+        let live = (Marked::live(poolable) * poolable + odd) as u64;
+        assert!(live <= total, "{live} bytes of {total} are live: {:?}", pool.snapshot());
+    }
+    drop(held);
+    assert_at_rest(&pool.snapshot());
 }
 
 fn pool_14_poolable_buffers_are_pooled_and_others_dropped<C: Core>() {
