@@ -1,4 +1,8 @@
-//! What the conformance suite cannot ask of every core: stops inside `help`, and what the pool's memory does.
+//! What the conformance suite cannot ask of every core: stops at each step, order under options, tasks, and what the pool's memory does.
+
+mod order;
+mod stopped;
+mod tasks;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -41,6 +45,13 @@ fn stopped_at<T: Send + 'static>(
     });
     assert!(stop.await_stopped(PATIENCE), "nobody came to {step}");
     (thread, stop)
+}
+
+/// What a thread came to, which must end.
+#[track_caller]
+fn ended<T>(what: &str, thread: JoinHandle<T>) -> T {
+    eventually(what, || thread.is_finished());
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// One who gives bytes back is stopped in `help`, between its look at the line and its look at the word; so many turns pass, and then another waits.

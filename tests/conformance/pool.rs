@@ -28,6 +28,9 @@ on_every_core![
     pool_05_a_recycled_buffer_is_whole_and_not_zeroed,
     pool_05_fresh_memory_is_zero,
     pool_13_max_block_zero_tries_once,
+    pool_13_a_try_and_a_deadline,
+    pool_01_totals_and_poolable_sizes_at_their_bounds,
+    pool_23_memory_stays_within_the_total_beside_odd_sizes,
     pool_14_poolable_buffers_are_pooled_and_others_dropped,
     pool_15_the_credit_is_what_was_charged,
     pool_17_a_failed_allocation_leaves_nothing_behind,
@@ -242,6 +245,75 @@ fn pool_13_max_block_zero_tries_once<C: Core>() {
     drop(held);
     drop(take::<C>(&pool, 128));
     assert_eq!(pool.snapshot().exhausted, 3);
+}
+
+fn pool_13_a_try_and_a_deadline<C: Core>() {
+    let pool = pool::<C>(128, 64);
+    let held = take::<C>(&pool, 100);
+    let none = |error| matches!(error, PoolError::Exhausted { requested: 64, available: 28, .. });
+    // No time left, also long ago: a try.
+    assert!(none(pool.try_allocate(64).unwrap_err()));
+    for over in [Instant::ZERO, pool.now()] {
+        let watch = Stopwatch::start();
+        assert!(none(pool.allocate_until(64, over).unwrap_err()));
+        assert!(watch.elapsed() < SOON);
+        drop(pool.allocate_until(28, over).unwrap());
+    }
+    drop(pool.try_allocate(28).unwrap());
+    // Not before it.
+    let deadline = pool.now().saturating_add(GLANCE);
+    assert!(none(pool.allocate_until(64, deadline).unwrap_err()));
+    assert!(pool.now() >= deadline);
+    // And served within it.
+    let waiter = Worker::start({
+        let pool = pool.clone();
+        move || pool.allocate_until(64, pool.now().saturating_add(LONG)).map(drop)
+    });
+    eventually("it waits", || pool.queued() == 1);
+    drop(held);
+    assert_eq!(waiter.result(), Ok(()));
+    assert_at_rest(&pool.snapshot());
+}
+
+fn pool_01_totals_and_poolable_sizes_at_their_bounds<C: Core>() {
+    for total in [1 << 20, (1 << 39) - 1, 1 << 39, 1 << 50, u64::MAX] {
+        for poolable in [0, 1, 64] {
+            let pool = pool::<C>(total, poolable);
+            drop((take::<C>(&pool, 1), take::<C>(&pool, 64), take::<C>(&pool, 100)));
+            // All of it is there again: what fails is the machine.
+            let all = usize::try_from(total).unwrap();
+            let had = pool.try_allocate(all).map(drop);
+            assert!(matches!(had, Ok(()) | Err(PoolError::OutOfMemory { .. })), "{had:?} of {total}, {poolable}");
+            if total < 1 << 39 {
+                assert_at_rest(&pool.snapshot());
+                let held = take::<C>(&pool, 77);
+                assert_eq!(pool.available(), total - 77, "to the byte");
+                drop(held);
+            }
+        }
+    }
+}
+
+fn pool_23_memory_stays_within_the_total_beside_odd_sizes<C: Core>() {
+    // As above, and another than there. GAP-10.
+    let poolable = Marked::size(C::NAME) + 2;
+    let total = 5 * poolable as u64 + 1_000;
+    let pool = pool::<C>(total, poolable);
+    let mut random = Random::seeded(10);
+    let mut held = Vec::new();
+    for _ in 0..2_000 {
+        let size = if random.below(2) == 0 { poolable } else { 1 + random.below(2 * poolable as u64) as usize };
+        if random.below(2) == 0 && !held.is_empty() {
+            drop(held.swap_remove(random.below(held.len() as u64) as usize));
+        } else if let Ok(lease) = pool.try_allocate(size) {
+            held.push(lease);
+        }
+        let odd: usize = held.iter().map(|lease| lease.len()).filter(|size| *size != poolable).sum();
+        let live = (Marked::live(poolable) * poolable + odd) as u64;
+        assert!(live <= total, "{live} bytes of {total} are live: {:?}", pool.snapshot());
+    }
+    drop(held);
+    assert_at_rest(&pool.snapshot());
 }
 
 fn pool_14_poolable_buffers_are_pooled_and_others_dropped<C: Core>() {

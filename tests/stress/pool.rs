@@ -1,10 +1,12 @@
 //! The pool: nobody writes into another's memory, everything comes back, whoever waits is told, and the pool goes with the last of handle and leases (POOL-19, POOL-23, POOL-26).
 
+use std::pin::pin;
 use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use unlatched::mutex::{ParkingLotPool, StdPool};
-use unlatched::pool::{AtomicPool, BufferPool, Lease, PoolError};
+use unlatched::pool::{AtomicPool, BufferPool, Lease, PoolError, PoolOptions};
 use unlatched::primitive::clock::Clock;
 use unlatched::primitive::random::Random;
 
@@ -168,4 +170,84 @@ fn assert_at_rest<P: BufferPool>(pool: &P) {
 #[track_caller]
 fn assert_freed(clock: &Arc<dyn Clock>) {
     assert_let_go("the pool is freed", clock);
+}
+
+/// Threads of the crowd.
+const CROWD: u64 = 16;
+
+/// Wakes by unparking, which is all that an executor for one future needs.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits as a task, and drops the future when its time is up.
+fn as_a_task(
+    pool: &AtomicPool,
+    size: usize,
+    patience: Duration,
+) -> Result<Lease<<AtomicPool as BufferPool>::Owner>, PoolError> {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(pool.allocate_async(size));
+    let until = pool.now().saturating_add(patience);
+    loop {
+        if let Poll::Ready(lease) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return lease;
+        }
+        let left = until.saturating_since(pool.now());
+        if left.is_zero() {
+            return Err(PoolError::Exhausted { requested: size, available: 0, max_block: patience });
+        }
+        std::thread::park_timeout(left);
+    }
+}
+
+#[test]
+fn threads_and_tasks_in_one_line_lose_nothing() {
+    rounds(|random| {
+        let clock = witness();
+        let options = PoolOptions { overtaking: [0, 1, 256][random.below(3) as usize], stripes: 1 << random.below(4) };
+        let pool = Arc::new(AtomicPool::with_options(TOTAL, POOLABLE, clock.clone(), options));
+        let closes = random.below(2) == 0;
+        // A round has points at which nobody holds anything.
+        for last in [false, true] {
+            let crowd: Vec<_> = (0..CROWD)
+                .map(|_| {
+                    let (pool, mut random) = (pool.clone(), Random::seeded(random.below(u64::MAX)));
+                    Worker::start(move || {
+                        for step in 0..STEPS {
+                            let size = match random.below(4) {
+                                0 => 1 + random.below(TOTAL) as usize,
+                                1 => 1 + random.below(2 * POOLABLE as u64) as usize,
+                                _ => POOLABLE,
+                            };
+                            let patience = micros(&mut random, 300);
+                            let lease = match random.below(3) {
+                                0 => pool.try_allocate(size),
+                                1 => pool.allocate(size, patience),
+                                _ => as_a_task(&pool, size, patience),
+                            };
+                            match lease {
+                                Ok(lease) => drop(Marked::<AtomicPool>::write(lease, size, step as u8)),
+                                Err(PoolError::Exhausted { .. }) => {}
+                                Err(PoolError::Closed) if last && closes => break,
+                                Err(error) => panic!("{error}"),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            if last && closes {
+                std::thread::sleep(micros(random, 2_000));
+                pool.close();
+            }
+            crowd.into_iter().for_each(Worker::result);
+            assert_at_rest(&*pool);
+        }
+        drop(pool);
+        assert_freed(&clock);
+    });
 }

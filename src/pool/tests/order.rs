@@ -1,0 +1,218 @@
+//! Who is served before whom: bounded overtaking, and what a sleeper that does not run costs the others.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{PATIENCE, ended, eventually, stopped_at};
+use crate::pool::{AtomicPool, BufferPool, PoolError, PoolOptions};
+use crate::primitive::clock::SystemClock;
+
+const BOUNDS: [u32; 4] = [0, 1, 5, 256];
+
+fn pool(total: u64, overtaking: u32) -> Arc<AtomicPool> {
+    let options = PoolOptions { overtaking, ..PoolOptions::default() };
+    Arc::new(AtomicPool::with_options(total, 1, SystemClock::shared(), options))
+}
+
+/// One who waits, says when it is served, and lets go when it is told.
+struct Waiter {
+    thread: JoinHandle<()>,
+    served: Receiver<()>,
+    let_go: Sender<()>,
+}
+
+impl Waiter {
+    #[track_caller]
+    fn line_up(pool: &Arc<AtomicPool>, size: usize) -> Self {
+        let before = pool.queued();
+        let ((says, served), (let_go, told)) = (channel(), channel());
+        let thread = std::thread::spawn({
+            let pool = pool.clone();
+            move || {
+                let lease = pool.allocate(size, PATIENCE).expect("served in the end");
+                says.send(()).unwrap();
+                told.recv().unwrap();
+                drop(lease);
+            }
+        });
+        eventually("it waits", || pool.queued() == before + 1);
+        Self { thread, served, let_go }
+    }
+
+    #[track_caller]
+    fn assert_served(&self) {
+        self.served.recv_timeout(PATIENCE).expect("it is served");
+    }
+
+    fn is_served(&self) -> bool {
+        self.served.try_recv().is_ok()
+    }
+
+    #[track_caller]
+    fn let_go(self) {
+        self.let_go.send(()).unwrap();
+        ended("it lets go", self.thread);
+    }
+}
+
+/// Newcomers that are let past until one is not.
+fn passed(pool: &AtomicPool) -> u32 {
+    (0..=u32::MAX).find(|_| pool.try_allocate(1).is_err()).expect("there is a bound")
+}
+
+#[test]
+fn gap_01_so_many_newcomers_pass_the_first_in_line_and_no_more() {
+    for overtaking in BOUNDS {
+        let pool = pool(4, overtaking);
+        let held = pool.try_allocate(3).unwrap();
+        let (first, second) = (Waiter::line_up(&pool, 2), Waiter::line_up(&pool, 4));
+        assert_eq!(passed(&pool), overtaking);
+        // One who may wait does so, behind them; one who may not fails, with a byte there.
+        assert_eq!((passed(&pool), pool.available()), (0, 1));
+        drop(held);
+        first.assert_served();
+        // Counted anew.
+        assert_eq!(passed(&pool), overtaking, "past the second");
+        assert_eq!((pool.available(), second.is_served()), (2, false));
+        first.let_go();
+        second.assert_served();
+        assert!(matches!(pool.try_allocate(1), Err(PoolError::Exhausted { available: 0, .. })));
+        second.let_go();
+        assert_eq!((pool.available(), pool.queued()), (4, 0));
+    }
+}
+
+#[test]
+fn gap_01_who_waits_is_passed_so_often_while_it_does_not_run_and_then_has_its_memory() {
+    for overtaking in BOUNDS {
+        let pool = pool(2, overtaking);
+        let held = pool.try_allocate(2).unwrap();
+        let (first, go_on) = stopped_at("pool.wait", {
+            let pool = pool.clone();
+            move || pool.allocate(2, PATIENCE).map(drop)
+        });
+        drop(held);
+        assert_eq!(passed(&pool), overtaking);
+        // It has not run, and what it wanted is nobody else's any more.
+        assert_eq!((passed(&pool), pool.available()), (0, 0));
+        go_on.release();
+        assert_eq!(ended("it goes on", first), Ok(()));
+        assert_eq!((pool.available(), pool.queued()), (2, 0));
+    }
+}
+
+#[test]
+fn gap_01_a_newcomer_that_gets_nothing_has_not_passed() {
+    let pool = pool(4, 3);
+    let held = pool.try_allocate(3).unwrap();
+    let first = Waiter::line_up(&pool, 4);
+    for _ in 0..100 {
+        // More than there is.
+        assert!(matches!(pool.try_allocate(2), Err(PoolError::Exhausted { .. })));
+    }
+    assert_eq!(passed(&pool), 3);
+    drop(held);
+    first.assert_served();
+    first.let_go();
+    assert_eq!((pool.available(), pool.queued()), (4, 0));
+}
+
+#[test]
+fn gap_02_the_common_road_is_free_while_one_is_stopped_in_the_pool() {
+    // Each thread has a stripe of its own: whoever stands between two steps there is in nobody's way, and figures can be read.
+    for step in ["pool.pop", "pool.release"] {
+        let pool = pool(1_000, 0);
+        drop(pool.try_allocate(1).unwrap());
+        let (stopped, go_on) = stopped_at(step, {
+            let pool = pool.clone();
+            move || {
+                drop(pool.try_allocate(1));
+                drop(pool.try_allocate(1));
+            }
+        });
+        let others = [(); 4].map(|()| {
+            let pool = pool.clone();
+            std::thread::spawn(move || {
+                for _ in 0..1_000 {
+                    drop(pool.try_allocate(1).unwrap());
+                    assert!(pool.snapshot().is_conserved() && pool.queued() == 0);
+                }
+            })
+        });
+        others.map(|other| ended("the others go on", other));
+        go_on.release();
+        ended("the stopped one", stopped);
+        assert_eq!(pool.available(), 1_000);
+    }
+}
+
+#[test]
+fn gap_03_one_release_serves_all_it_can_though_the_first_does_not_run() {
+    for overtaking in [0, 256] {
+        // More than are woken at once, and fewer.
+        for others in [2, 20] {
+            let pool = pool(others as u64 + 1, overtaking);
+            let held = pool.try_allocate(others + 1).unwrap();
+            let (first, go_on) = stopped_at("pool.wait", {
+                let pool = pool.clone();
+                move || pool.allocate(1, PATIENCE).map(drop)
+            });
+            let line: Vec<_> = (0..others).map(|_| Waiter::line_up(&pool, 1)).collect();
+            drop(held);
+            line.iter().for_each(Waiter::assert_served);
+            assert!(!first.is_finished());
+            go_on.release();
+            assert_eq!(ended("the first", first), Ok(()));
+            line.into_iter().for_each(Waiter::let_go);
+            assert_eq!((pool.available(), pool.queued()), (others as u64 + 1, 0));
+        }
+    }
+}
+
+#[test]
+fn gap_04_a_large_one_at_the_head_hoards_nothing() {
+    for overtaking in BOUNDS {
+        let pool = pool(100, overtaking);
+        let mut held: Vec<_> = (0..100).map(|_| pool.try_allocate(1).unwrap()).collect();
+        let large = Waiter::line_up(&pool, 100);
+        for back in 1..=50 {
+            held.pop();
+            let now = pool.snapshot();
+            assert_eq!((now.available(), now.reserved, now.queued), (back, 0, 1), "what is back is there for all");
+        }
+        // Small ones go on within the bound, each with what the one before gave back.
+        assert_eq!(passed(&pool), overtaking);
+        drop(held);
+        large.assert_served();
+        large.let_go();
+        assert_eq!((pool.available(), pool.queued()), (100, 0));
+    }
+}
+
+#[test]
+fn gap_35_a_wake_up_for_nothing_takes_nothing() {
+    for overtaking in BOUNDS {
+        let pool = pool(3, overtaking);
+        let held = pool.try_allocate(2).unwrap();
+        let first = Waiter::line_up(&pool, 3);
+        assert_eq!(passed(&pool), overtaking);
+        let line = [first, Waiter::line_up(&pool, 1)];
+        // There is enough for the second, whose turn it is not.
+        for _ in 0..100 {
+            line.iter().for_each(|waiter| waiter.thread.thread().unpark());
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        assert_eq!((pool.available(), pool.queued()), (1, 2));
+        assert!(!line.iter().any(Waiter::is_served));
+        let [first, second] = line;
+        drop(held);
+        first.assert_served();
+        assert_eq!((pool.available(), second.is_served()), (0, false));
+        first.let_go();
+        second.assert_served();
+        second.let_go();
+        assert_eq!((pool.available(), pool.queued()), (3, 0));
+    }
+}
