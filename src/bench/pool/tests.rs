@@ -86,9 +86,8 @@ impl Pool for Barging {
             state.requests += 1;
             state.line = Some(state.requests);
             state.overtakes = 0;
-            drop(state);
+            // Nobody can come between the place in line and the mark.
             self.clock.now();
-            let state = self.state.lock().unwrap();
             let wait = |state: &mut State| state.overtakes < self.after;
             let mut state = self.changed.wait_while(state, wait).unwrap();
             // As a pool that is strict from then on: new ones wait, those that are out come back.
@@ -145,11 +144,12 @@ fn overtakes_are_counted_from_below_and_from_above() {
         let most = *most.lock().unwrap();
         assert_eq!((figure("tries"), figure("served")), (20, 20));
         assert!(most >= after);
-        assert!(figure("max_overtakes") <= most, "{} > {most}", figure("max_overtakes"));
-        let since_call = figure("max_overtakes_since_call");
-        assert!(since_call + whale::SMALL as u64 >= most, "{since_call} < {most}");
-        assert!(since_call > figure("max_overtakes"), "some begin between call and line");
-        assert!(after < 100 || figure("max_overtakes") > 0, "some begin after the mark");
+        let (stood, since_call) = (figure("max_overtakes"), figure("max_overtakes_since_call"));
+        assert!(stood <= most, "{stood} > {most}");
+        // A small thread that had looked before, and asked after.
+        let missed = whale::SMALL as u64;
+        assert!(stood + missed >= most, "{stood} < {most}");
+        assert!(since_call >= stood, "{since_call} < {stood}");
     }
 }
 
