@@ -53,7 +53,7 @@
 //!   of the head that was read *before* a word in which nobody waited. So every release is an exchange of the word.
 //! - **POOL-I** While CALLED is said, the first in line was woken after its last look: each look changes `seq`, and CALLED is said by an exchange from a word that was read before the wake.
 //! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange of the word; and not before everybody is unpinned who was pinned then. Who touches the
-//!   core after his exchange is pinned since before it; who is not has no reference by then but to the word, and frees by the address that came from the box. The handle shuts the stripes
+//!   core after his exchange is pinned since before it; who is not has no reference by then but to the word, and frees by the address that came from `Arc::into_raw`. Who wakes others meanwhile has a count of his own, and is not pinned. The handle shuts the stripes
 //!   after setting GONE, which opens them no more: so all bytes come to the word.
 //!
 //! # Linearization points
@@ -105,9 +105,9 @@ use super::word::{CLOSED, GONE, Granularity, Word};
 use super::{Buffer, BufferPool, Lease, PoolError, PoolOptions, PoolSnapshot, Release, Released, WayBack};
 use crate::batch::contain;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::primitive::atomic::{AtomicI64, AtomicU64, AtomicUsize};
+use crate::primitive::atomic::{AtomicU64, AtomicUsize};
 use crate::primitive::clock::{Instant, SharedClock};
-use crate::primitive::{epoch, step, thread};
+use crate::primitive::{Arc, epoch, step, thread};
 
 /// Buffers that are taken off another's stripe at once, at most.
 const TAKEN_AT_ONCE: u64 = 16;
@@ -135,8 +135,8 @@ pub struct AtomicPoolCore {
     clock: SharedClock,
     /// Nodes in the line, of those who gave up and were not passed yet as well.
     places: AtomicUsize,
-    /// Waiters that have arrived and whose turn is not over. Below zero for a moment where a turn ends before its waiter has arrived.
-    standing: AtomicI64,
+    /// Waiters that have arrived and whose turn is not over.
+    standing: AtomicUsize,
     /// Nanoseconds.
     wait_time: AtomicU64,
     exhausted: AtomicU64,
@@ -224,8 +224,9 @@ impl AtomicPoolCore {
                 if helped {
                     return Look::Short(word);
                 }
-                // Those before it may be gone, or served by now, and who is to end their turns may be stopped.
+                // Those before it may be gone, or served by now, and who is to end their turns may be stopped; or who joins has not shut the stripes yet, and what they need is there.
                 helped = true;
+                self.shut_what_is_open();
                 self.help(None);
                 continue;
             }
@@ -281,15 +282,31 @@ impl AtomicPoolCore {
     fn bring(&self, chain: Chain) -> u64 {
         let granules = u64::from(chain.count) * self.granules(self.poolable);
         self.slots.keep(chain, thread::ordinal());
-        // SAFETY: the handle lives: we are called through it, or by it when it goes, and then pinned. Were these the last bytes, the caller would be that one.
-        let last = unsafe { Self::credit(NonNull::from(self), granules) };
-        debug_assert!(!last, "the handle that goes has its own way");
+        self.give(granules);
         granules
+    }
+
+    /// Gives granules back to the word, while the handle lives: for who was called through it.
+    fn give(&self, granules: u64) {
+        step("pool.give");
+        // AcqRel: as in `exchange`.
+        if Word(self.word.fetch_add(granules, AcqRel)).waiting() {
+            self.help(None);
+        }
     }
 
     /// Shuts every stripe, and brings what was on them to the word (POOL-H).
     fn shut_stripes(&self) {
         for stripe in &self.stripes {
+            if let Some(chain) = stripe.shut(self.slots.table()) {
+                self.bring(chain);
+            }
+        }
+    }
+
+    /// Does for one who is stopped in joining what keeps others from what is on the stripes. Whoever joins does it himself, all of it: this is no substitute (POOL-H).
+    fn shut_what_is_open(&self) {
+        for stripe in self.stripes.iter().filter(|stripe| !stripe.head().is_shut()) {
             if let Some(chain) = stripe.shut(self.slots.table()) {
                 self.bring(chain);
             }
@@ -330,7 +347,7 @@ impl AtomicPoolCore {
     /// Gives granules back to the word. Whether these were the last of a pool whose handle is gone: then the caller frees it.
     ///
     /// # Safety
-    /// The granules are charged, to the caller; or the handle lives. So the core does, until the exchange (POOL-E).
+    /// The granules are the caller's, charged or in hand, so the core lives until the exchange (POOL-E); the address is from `Arc::into_raw`.
     unsafe fn credit(this: NonNull<Self>, granules: u64) -> bool {
         let (word, called_for, all) = {
             // SAFETY: the caller's promise.
@@ -343,7 +360,8 @@ impl AtomicPoolCore {
         let mut now = Word(word.load(Acquire));
         loop {
             let to = Word(now.0 + granules);
-            // Relaxed: it was written before the exchange that said CALLED, which our load of the word has acquired; one written since changes nothing, for then our exchange fails.
+            // Relaxed: it was written before the exchange that said CALLED, which our load of the word has acquired. One written since, for another word, may say more than it should: then one behind the first
+            // hears of its memory from the first, which was called and has yet to look.
             if now.waiting() && !(now.called() && to.available() <= called_for.load(Relaxed)) {
                 break;
             }
@@ -359,11 +377,27 @@ impl AtomicPoolCore {
         // AcqRel: as in `exchange`.
         let before = Word(word.fetch_add(granules, AcqRel));
         if before.waiting() {
-            // SAFETY: POOL-E: we are pinned.
-            unsafe { this.as_ref() }.help(None);
+            // Not pinned while it wakes (L8): the core is kept by a count of its own meanwhile.
+            // SAFETY: POOL-E: we are pinned, so the count of the pool's own is not given up yet; the address is from `Arc::into_raw`.
+            let core = unsafe { Self::count(this) };
+            drop(pin);
+            core.help(None);
+            // The clock's destructor is foreign.
+            contain("the destructor of a pool's clock", || drop(core));
         }
-        drop(pin);
         before.gone() && before.available() + granules == all
+    }
+
+    /// A count that keeps the core.
+    ///
+    /// # Safety
+    /// The count of the pool's own is not given up yet, or not dropped because the caller is pinned since before (POOL-E); the address is from `Arc::into_raw`.
+    unsafe fn count(this: NonNull<Self>) -> Arc<Self> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Arc::increment_strong_count(this.as_ptr().cast_const());
+            Arc::from_raw(this.as_ptr().cast_const())
+        }
     }
 
     /// The way back of this pool's leases.
@@ -432,11 +466,11 @@ impl AtomicPoolCore {
     }
 
     /// # Safety
-    /// As [`AtomicPoolCore::credit`]; the address is the box's own.
+    /// As [`AtomicPoolCore::credit`]; the address is the pool's own.
     unsafe fn credit_and_retire(this: NonNull<Self>, granules: u64) -> Released {
         // SAFETY: the caller's promise.
         if unsafe { Self::credit(this, granules) } {
-            // SAFETY: our exchange made the condition true; the address is the box's own.
+            // SAFETY: our exchange made the condition true; the address is the pool's own.
             unsafe { retire(this) }
         }
         Released::More
@@ -477,14 +511,14 @@ impl AtomicPoolCore {
 
     fn snapshot(&self) -> PoolSnapshot {
         let (word, buffers) = self.at_one_instant();
-        let (on_stripes, in_word) = (buffers * self.poolable as u64, self.bytes_available(word));
-        // All of the word's bytes, those behind its last granule too, are there only if nothing is elsewhere.
-        let available = (in_word + on_stripes).min(self.total);
-        let warm = (self.slots.warm() * self.poolable as u64).min(available - on_stripes);
+        let granules = word.available() + buffers * self.granules(self.poolable);
+        // What is behind the last granule is with whoever has that one, and available when everything is: so that what is said to be available can be had.
+        let available = if granules == self.all() { self.total } else { self.granularity.bytes(granules) };
+        let pooled = ((buffers + self.slots.warm()) * self.poolable as u64).min(available);
         PoolSnapshot {
             total: self.total,
-            unallocated: available - on_stripes - warm,
-            pooled: on_stripes + warm,
+            unallocated: available - pooled,
+            pooled,
             leased: self.total - available,
             reserved: 0,
             queued: self.queued(),
@@ -496,14 +530,14 @@ impl AtomicPoolCore {
 
     fn queued(&self) -> usize {
         // Relaxed: a figure.
-        usize::try_from(self.standing.load(Relaxed)).unwrap_or(0)
+        self.standing.load(Relaxed)
     }
 }
 
 /// Frees what is pooled, and `core` once nobody is pinned who is pinned now.
 ///
 /// # Safety
-/// POOL-E: the caller has made the condition true. The address came from the box, not from a reference.
+/// POOL-E: the caller has made the condition true. The address came from `Arc::into_raw`, not from a reference.
 unsafe fn retire(core: NonNull<AtomicPoolCore>) {
     struct Sendable(NonNull<AtomicPoolCore>);
     // SAFETY: the core is `Send`, and it moves whole.
@@ -515,8 +549,8 @@ unsafe fn retire(core: NonNull<AtomicPoolCore>) {
     let guard = pinned();
     guard.defer(move || {
         let Sendable(core) = { core };
-        // SAFETY: POOL-E; it came from a box.
-        let core = unsafe { Box::from_raw(core.as_ptr()) };
+        // SAFETY: POOL-E: the pool's own count; it came from `Arc::into_raw`.
+        let core = unsafe { Arc::from_raw(core.as_ptr().cast_const()) };
         // The clock's destructor is foreign, and this runs in anybody's pin.
         contain("the destructor of a pool's clock", || drop(core));
     });
@@ -540,7 +574,7 @@ impl AtomicPool {
         let PoolOptions { overtaking, stripes } = options;
         assert!(stripes.is_power_of_two(), "the number of stripes is a power of two");
         let granularity = Granularity::of(total);
-        let core = Box::new(AtomicPoolCore {
+        let core = Arc::new(AtomicPoolCore {
             stripes: (0..stripes).map(|_| CachePadded::new(Stack::new())).collect(),
             slots: Slots::new(total / (poolable as u64).max(1), poolable, stripes),
             poolable,
@@ -552,11 +586,12 @@ impl AtomicPool {
             overtaking,
             clock,
             places: AtomicUsize::new(0),
-            standing: AtomicI64::new(0),
+            standing: AtomicUsize::new(0),
             wait_time: AtomicU64::new(0),
             exhausted: AtomicU64::new(0),
         });
-        Self(NonNull::from(Box::leak(core)))
+        // The count of the pool's own, given up by `retire`.
+        Self(NonNull::new(Arc::into_raw(core).cast_mut()).expect("an address of something is not null"))
     }
 
     fn core(&self) -> &AtomicPoolCore {
@@ -566,7 +601,7 @@ impl AtomicPool {
 
     #[inline]
     fn lease(&self, buffer: Buffer) -> Lease<AtomicPoolCore> {
-        // SAFETY: the core came from a box; the lease's bytes, at least one granule, are neither in the word nor on a stripe; POOL-E.
+        // SAFETY: the core came from `Arc::into_raw`; the lease's bytes, at least one granule, are neither in the word nor on a stripe; POOL-E.
         unsafe { Lease::new(buffer, self.0) }
     }
 
@@ -578,8 +613,7 @@ impl AtomicPool {
             Found::Budget => core.buffer(size),
         };
         let Some(buffer) = buffer else {
-            // SAFETY: they are debited, and the handle lives.
-            unsafe { AtomicPoolCore::credit(self.0, core.granules(size)) };
+            core.give(core.granules(size));
             return Err(PoolError::OutOfMemory { requested: size });
         };
         Ok(self.lease(buffer))
@@ -710,9 +744,9 @@ impl BufferPool for AtomicPool {
 
 impl Drop for AtomicPool {
     fn drop(&mut self) {
-        let core = self.core();
-        // POOL-E: from the exchange on, whoever brings the last bytes frees the core.
-        let pin = pinned();
+        // POOL-E: from the exchange on, whoever brings the last bytes gives up the pool's own count.
+        // SAFETY: the handle is not gone, so that count is not given up.
+        let core = unsafe { AtomicPoolCore::count(self.0) };
         // AcqRel: as in `exchange`; and who finds a stripe shut by us sees it.
         let before = Word(core.word.fetch_or(GONE, AcqRel));
         let mut last = before.available() == core.all();
@@ -724,15 +758,16 @@ impl Drop for AtomicPool {
             if let Some(chain) = stripe.shut(core.slots.table()) {
                 let granules = u64::from(chain.count) * core.granules(core.poolable);
                 core.slots.keep(chain, thread::ordinal());
-                // SAFETY: pinned since before GONE was set, and the bytes were in our hands.
+                // SAFETY: the bytes are in our hands.
                 last = unsafe { AtomicPoolCore::credit(self.0, granules) };
             }
         }
-        drop(pin);
         if last {
             // SAFETY: POOL-E: our exchange made the condition true.
             unsafe { retire(self.0) }
         }
+        // The clock's destructor is foreign.
+        contain("the destructor of a pool's clock", || drop(core));
     }
 }
 

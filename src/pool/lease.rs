@@ -14,7 +14,7 @@
 //!   by freeing a pool only when its handle is gone *and* no lease is out, both decided in one place of its own. From there on another may free it:
 //!   so a buffer goes back by a [`WayBack`], which has the pool's address and no reference.
 //! - **LEASE-3** A [`WayBack`] answers [`Released::Last`] to exactly one caller, after which nobody else reaches the pool; that caller frees
-//!   it. `Lease::pool` came from `Box::into_raw`.
+//!   it. `Lease::pool` came from `Box::into_raw`, or from `Arc::into_raw` if `Last` is never answered.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
@@ -106,7 +106,7 @@ pub unsafe trait Release: Send + Sync {
 /// call must not see; and it may be freed in here, which a pointer made of a shared reference must not do.
 ///
 /// # Safety
-/// The address is that of a live lease's pool, as it came from `Box::into_raw`, and of the kind that has given this function; the buffer is that lease's, which is used up by this.
+/// The address is that of a live lease's pool, as the lease was made with, and of the kind that has given this function; the buffer is that lease's, which is used up by this.
 pub type WayBack = unsafe fn(NonNull<()>, Buffer) -> Released;
 
 /// An owned buffer of a pool, given back by drop.
@@ -142,7 +142,7 @@ impl<P: Release + 'static> Lease<P> {
     /// A lease on `buffer`, whose capacity is what `pool`'s budget was charged with.
     ///
     /// # Safety
-    /// `pool` came from `Box::into_raw`, has counted this lease, and keeps LEASE-2 and LEASE-3 for it.
+    /// `pool` came from `Box::into_raw` (LEASE-3), has counted this lease, and keeps LEASE-2 and LEASE-3 for it.
     #[inline]
     pub unsafe fn new(buffer: Buffer, pool: NonNull<P>) -> Self {
         Self { buffer: ManuallyDrop::new(buffer), pool }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use super::waker::TaskWaker;
 use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::primitive::atomic::{AtomicU8, AtomicU32};
+use crate::primitive::atomic::{AtomicU8, AtomicU32, AtomicUsize};
 use crate::primitive::epoch::{Atomic, Guard, Owned, Shared};
 use crate::primitive::parker::{Parker, ThreadParker};
 use crate::primitive::step;
@@ -32,6 +32,10 @@ use crate::primitive::step;
 const WAITING: u8 = 0;
 const GRANTED: u8 = 1;
 const CANCELLED: u8 = 2;
+
+const NOT_YET: u8 = 0;
+const STANDS: u8 = 1;
+const STOOD: u8 = 2;
 
 /// Where a waiter's wait has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub(super) struct Waiter {
     /// Granules.
     pub(super) need: u64,
     state: AtomicU8,
+    /// Where the figure of those who wait has this one: not yet, in it, or not any more.
+    figure: AtomicU8,
     /// How many were let past it while it was the first in line, and those who are about to try.
     passes: AtomicU32,
     pub(super) signal: Signal,
@@ -69,7 +75,13 @@ impl Waiter {
     }
 
     fn new(need: u64, signal: Signal) -> Arc<Self> {
-        Arc::new(Self { need, state: AtomicU8::new(WAITING), passes: AtomicU32::new(0), signal })
+        Arc::new(Self {
+            need,
+            state: AtomicU8::new(WAITING),
+            figure: AtomicU8::new(NOT_YET),
+            passes: AtomicU32::new(0),
+            signal,
+        })
     }
 
     /// Wakes it. A task's waker is foreign code: not to be called while pinned (L8).
@@ -87,6 +99,23 @@ impl Waiter {
             WAITING => Progress::Waiting,
             GRANTED => Progress::Granted,
             _ => Progress::Cancelled,
+        }
+    }
+
+    /// Counts it into `standing`, unless its turn is over by now.
+    pub(super) fn arrive(&self, standing: &AtomicUsize) {
+        // Relaxed, all of this and of `leave`: a figure. Added before it is said, and taken away only by who has read that it was: so it never falls below zero.
+        standing.fetch_add(1, Relaxed);
+        if self.figure.compare_exchange(NOT_YET, STANDS, Relaxed, Relaxed).is_err() {
+            standing.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Its turn is over: counts it out of `standing`, if it was in.
+    pub(super) fn leave(&self, standing: &AtomicUsize) {
+        // Relaxed: as in `arrive`.
+        if self.figure.swap(STOOD, Relaxed) == STANDS {
+            standing.fetch_sub(1, Relaxed);
         }
     }
 

@@ -105,8 +105,8 @@ fn next_of(link: u64) -> u64 {
 
 /// How many slots are on a stack that has this head; so, if it still has.
 fn depth(table: &Table, head: Head) -> u64 {
-    // Relaxed: as in `Stack::pop`.
-    head.top().map_or(0, |top| depth_of(table[top as usize].load(Relaxed)))
+    // Acquire pairs with the Release stores of links: one that was written since belongs to a slot that was taken off this stack before, so who reads it does not find the old head again.
+    head.top().map_or(0, |top| depth_of(table[top as usize].load(Acquire)))
 }
 
 /// A stack of slots.
@@ -190,8 +190,8 @@ impl Stack {
 
     #[inline]
     fn exchange_for(&self, table: &Table, head: Head, slot: &Slot, at: &'static str) -> Result<(), Head> {
-        // Relaxed: it is ours until the CAS, which releases it to whoever pops.
-        table[slot.0 as usize].store(link(depth(table, head) + 1, head.0 & TOP_MASK), Relaxed);
+        // Ours until the CAS, which releases it to whoever pops. Release: for `depth`.
+        table[slot.0 as usize].store(link(depth(table, head) + 1, head.0 & TOP_MASK), Release);
         step(at);
         // Release pairs with the Acquire of heads: link and memory are seen by who takes the slot, and so are those of the pushes below us, through our exchange.
         // If another exchange comes first, ours fails. Acquire on failure: as the load of a head. Not to be touched after it: the pool may be gone (POOL-E).
@@ -213,9 +213,9 @@ impl Stack {
                 let (base, mut at) = (depth(table, head), u64::from(chain.top) + 1);
                 for depth in (1..=u64::from(chain.count)).rev() {
                     let own = &table[at as usize - 1];
-                    // Relaxed, both: ours until the CAS.
+                    // Relaxed: ours until the CAS. Release: for `depth`.
                     let next = if depth == 1 { head.0 & TOP_MASK } else { next_of(own.load(Relaxed)) };
-                    own.store(link(base + depth, next), Relaxed);
+                    own.store(link(base + depth, next), Release);
                     at = next;
                 }
             }

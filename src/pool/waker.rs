@@ -77,15 +77,25 @@ impl TaskWaker {
 
     /// Wakes the task, if a waker is there.
     pub(super) fn wake(&self) {
+        self.take().into_iter().for_each(wake);
+    }
+
+    /// Drops the waker, if one is there: the task does not wait any more, and what is left of it may be destroyed in anybody's pin.
+    pub(super) fn clear(&self) {
+        let waker = self.take();
+        contain("the drop of a waker", || drop(waker));
+    }
+
+    fn take(&self) -> Option<Waker> {
         // Acquire: the cell is ours if it was IDLE. Release: what was published before is seen by the task that finds WAKING when it has registered.
         if self.state.fetch_or(WAKING, AcqRel) != IDLE {
-            return;
+            return None;
         }
         // SAFETY: WAKER-A.
         let waker = self.waker.with_mut(|cell| unsafe { (*cell).take() });
         step("pool.woken");
         // Release pairs with the Acquire in `register`: the cell is whole.
         self.state.fetch_and(!WAKING, Release);
-        waker.into_iter().for_each(wake);
+        waker
     }
 }

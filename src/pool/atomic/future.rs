@@ -58,15 +58,17 @@ impl<'a> Allocate<'a> {
         let State::Waiting(turn, since) = &mut self.state else { unreachable!("it waits") };
         loop {
             core.look_in_line(&turn.waiter);
+            // Before the turn is over: the clock is foreign, and while it is not, a panic gives up what there is.
+            let waited = core.clock.now().saturating_since(*since);
             if turn.is_served() {
-                core.count_wait(core.clock.now().saturating_since(*since));
+                core.count_wait(waited);
                 return Poll::Ready(Ok(Found::Budget));
             }
             if !core.load().closed() {
                 return Poll::Pending;
             }
             if turn.cancel() {
-                core.count_wait(core.clock.now().saturating_since(*since));
+                core.count_wait(waited);
                 return Poll::Ready(Err(PoolError::Closed));
             }
             // It was granted meanwhile.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AcqRel, AtomicPoolCore, NonNull, PoolError, Relaxed, pinned};
+use super::{AcqRel, AtomicPoolCore, PoolError, Relaxed, pinned};
 use crate::pool::line::{Place, Progress, Signal, Waiter};
 use crate::primitive::epoch;
 use crate::primitive::parker::Parker;
@@ -62,8 +62,7 @@ impl<'a> Turn<'a> {
             return false;
         }
         self.over = true;
-        // Relaxed: a figure.
-        self.core.standing.fetch_sub(1, Relaxed);
+        self.waiter.leave(&self.core.standing);
         step("pool.cancelled");
         // AcqRel: see the fifth race at the head of `super`. An exchange that changes nothing, for its place in the word's order.
         self.core.word.fetch_add(0, AcqRel);
@@ -77,8 +76,11 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.over && !self.cancel() {
             self.core.help(Some(&self.waiter));
-            // SAFETY: ours by the grant, and the handle lives: we are called through it.
-            unsafe { AtomicPoolCore::credit(NonNull::from(self.core), self.waiter.need) };
+            // Ours by the grant.
+            self.core.give(self.waiter.need);
+        }
+        if let Signal::Task(waker) = &self.waiter.signal {
+            waker.clear();
         }
     }
 }
@@ -99,8 +101,7 @@ impl AtomicPoolCore {
             word = now;
         }
         self.shut_stripes();
-        // Relaxed: a figure.
-        self.standing.fetch_add(1, Relaxed);
+        turn.waiter.arrive(&self.standing);
         step("pool.joined");
         self.look_in_line(&turn.waiter);
         Ok(turn)
@@ -174,8 +175,9 @@ impl AtomicPoolCore {
                 return false;
             }
             while word.waiting() && self.line.is_front(&front, &guard) {
-                // Closed, or too little now.
-                let Some(to) = word.taken(granules).filter(|_| !word.closed()) else {
+                // Closed, or too little now; or its turn is over, and whoever is first then is not to be passed on its account.
+                let may = !word.closed() && first.progress() == Progress::Waiting;
+                let Some(to) = word.taken(granules).filter(|_| may) else {
                     first.uncount_pass();
                     return false;
                 };
@@ -254,8 +256,7 @@ impl AtomicPoolCore {
                         continue;
                     }
                     if self.exchange(word, word.served(first.need), "pool.end-turn").is_ok() {
-                        // Relaxed: a figure.
-                        self.standing.fetch_sub(1, Relaxed);
+                        first.leave(&self.standing);
                     }
                 }
                 Progress::Granted => self.pass(&front, &guard),

@@ -141,7 +141,7 @@ fn gap_02_the_common_road_is_free_while_one_is_stopped_in_the_pool() {
                 }
             })
         });
-        others.map(|other| ended("the others go on", other));
+        let _ = others.map(|other| ended("the others go on", other));
         go_on.release();
         ended("the stopped one", stopped);
         assert_eq!(pool.available(), 1_000);
@@ -215,4 +215,38 @@ fn gap_35_a_wake_up_for_nothing_takes_nothing() {
         second.let_go();
         assert_eq!((pool.available(), pool.queued()), (3, 0));
     }
+}
+
+#[test]
+fn l1_a_turn_is_granted_once_though_a_helper_knew_its_waiter_before() {
+    let pool = Arc::new(AtomicPool::with_options(2, 1, SystemClock::shared(), PoolOptions::strict()));
+    let (one, other) = (pool.try_allocate(1).unwrap(), pool.try_allocate(1).unwrap());
+    let wait = |step| {
+        stopped_at(step, {
+            let pool = pool.clone();
+            move || pool.allocate(1, PATIENCE)
+        })
+    };
+    // The first in line does not come to look for itself; the second sleeps.
+    let (first, first_goes_on) = wait("pool.wait");
+    let (second, second_goes_on) = wait("pool.wait");
+    second_goes_on.release();
+    // A helper has seen the first wait, and not the word.
+    let (late, late_goes_on) = stopped_at("pool.help", move || drop(one));
+    // Another ends its turn, and does not move the front.
+    let (served, served_goes_on) = stopped_at("pool.pass", {
+        let pool = pool.clone();
+        move || pool.try_allocate(1).map(drop)
+    });
+    drop(other);
+    late_goes_on.release();
+    late.join().unwrap();
+    let second = ended("the second is served though the first sleeps", second).unwrap();
+    first_goes_on.release();
+    let first = ended("the first", first).unwrap();
+    served_goes_on.release();
+    let _ = served.join().unwrap();
+    assert_eq!(pool.available(), 0);
+    drop((first, second));
+    assert_eq!((pool.available(), pool.queued()), (2, 0));
 }

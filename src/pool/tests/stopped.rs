@@ -33,7 +33,8 @@ const STEPS: &[(&str, fn(&'static str) -> Scene, u64)] = &[
     ("pool.gather", takes_odd, 0),
     // Two buffers off the stripes, not in the word yet.
     ("slots.keep", takes_odd, 128),
-    ("pool.credit", takes_odd, 128),
+    ("pool.give", takes_odd, 128),
+    ("pool.credit", serves, 64),
     // What it has debited, and makes memory for.
     ("slots.looked", takes_odd, 100),
     ("slots.take-warm", takes_odd, 100),
@@ -56,7 +57,7 @@ const STEPS: &[(&str, fn(&'static str) -> Scene, u64)] = &[
     ("pool.set-grant", serves, 0),
     ("pool.grant", serves, 0),
     ("pool.wake", serves, 0),
-    ("pool.end-turn", serves, 0),
+    ("pool.end-turn", serves_a_late_one, 0),
     ("pool.pass", serves, 0),
     ("pool.rest", serves, 0),
     ("pool.wake", calls, 0),
@@ -200,6 +201,20 @@ fn serves(step: &'static str) -> Scene {
     Scene { waiting, ..Scene::of(&pool, step, held, move |_| drop(own)) }
 }
 
+/// One who is served and has not come to see to it itself before the other stands at its step.
+fn serves_a_late_one(step: &'static str) -> Scene {
+    let pool = pool(0, 1);
+    let mut held = take_all(&pool);
+    let (late, go_on) = stopped_at("pool.wait", {
+        let pool = pool.clone();
+        move || must_have(&pool, POOLABLE)
+    });
+    let own = held.pop();
+    let scene = Scene::of(&pool, step, held, move |_| drop(own));
+    go_on.release();
+    Scene { waiting: vec![late], ..scene }
+}
+
 fn calls(step: &'static str) -> Scene {
     release_among_waiters(1, step)
 }
@@ -309,7 +324,7 @@ fn others_go_on(step: &'static str, act: fn(&'static str) -> Scene, in_hand: u64
         assert!(all.len() as u64 >= (TOTAL - in_hand) / POOLABLE as u64, "{} buffers, {}", all.len(), at("in hand"));
         let waiting = [POOLABLE, ODD].map(|size| waiter(&pool, move |pool| must_have(pool, size)));
         on_another(&at("gives all back"), &pool, move |_| drop(all));
-        waiting.map(|waiter| ended(&at("one who waits"), waiter));
+        let _ = waiting.map(|waiter| ended(&at("one who waits"), waiter));
     }
     let now = on_another(&at("reads the figures"), &pool, AtomicPool::snapshot);
     assert!(now.available() >= TOTAL - in_hand && now.queued <= 1, "{now:?}, {}", at("in hand"));

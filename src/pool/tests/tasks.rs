@@ -377,3 +377,38 @@ fn gap_35_the_future_may_be_sent() {
     assert_at_rest(&pool);
     assert_eq!(pool.allocate(1, Duration::ZERO).map(drop), Ok(()));
 }
+
+/// A waker that says whether it was called, or dropped, in a pin.
+struct InPins(Arc<std::sync::Mutex<Vec<bool>>>);
+
+impl Wake for InPins {
+    fn wake(self: Arc<Self>) {
+        self.0.lock().unwrap().push(crossbeam_epoch::is_pinned());
+    }
+}
+
+impl Drop for InPins {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push(crossbeam_epoch::is_pinned());
+    }
+}
+
+#[test]
+fn l8_wakers_are_called_and_dropped_in_no_pin() {
+    for served in [true, false] {
+        let pool = AtomicPool::new(64, 64, SystemClock::shared());
+        let held = pool.try_allocate(64).unwrap();
+        let seen = Arc::default();
+        let waker = Waker::from(Arc::new(InPins(Arc::clone(&seen))));
+        let mut future = Box::pin(pool.allocate_async(64));
+        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        if served {
+            drop(held);
+            assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        }
+        drop(future);
+        // Nothing of it is left to the collector.
+        assert_eq!(*seen.lock().unwrap(), vec![false; if served { 2 } else { 1 }]);
+    }
+}
