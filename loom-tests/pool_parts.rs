@@ -73,7 +73,7 @@ impl Scene {
             counts.push(all.len());
             kept.extend(all);
         }
-        let mut numbers: Vec<u32> = kept.iter().map(|slot| self.stacks.touch(slot)).collect();
+        let mut numbers: Vec<usize> = kept.iter().map(|slot| self.stacks.touch(slot)).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (1..=numbers.len() as u32).collect::<Vec<_>>(), "each slot once");
         kept.into_iter().for_each(|slot| {

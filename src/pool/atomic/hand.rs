@@ -197,14 +197,14 @@ impl Stacks {
     }
 
     /// Gives a slot back. Its number.
-    pub fn break_up(&self, InHand(slot): InHand) -> u32 {
+    pub fn break_up(&self, InHand(slot): InHand) -> usize {
         let mark = slot.mark();
         self.slots.break_up(slot, 0);
         mark
     }
 
     /// Looks into a slot's memory, as who leases its buffer does.
-    pub fn touch(&self, InHand(slot): &InHand) -> u32 {
+    pub fn touch(&self, InHand(slot): &InHand) -> usize {
         self.slots.buffer(slot).mark()
     }
 
