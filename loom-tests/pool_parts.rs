@@ -75,7 +75,7 @@ impl Scene {
         }
         let mut numbers: Vec<usize> = kept.iter().map(|slot| self.stacks.touch(slot)).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (1..=numbers.len() as u32).collect::<Vec<_>>(), "each slot once");
+        assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>(), "each slot once");
         kept.into_iter().for_each(|slot| {
             self.stacks.break_up(slot);
         });
