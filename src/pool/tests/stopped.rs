@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{PATIENCE, ended, eventually, stopped_at};
 use crate::pool::{AtomicPool, AtomicPoolCore, BufferPool, Lease, PoolError, PoolOptions};
 use crate::primitive::clock::SystemClock;
+use crate::primitive::parker::{Parker, ThreadParker};
 use crate::primitive::{Stop, stop_here};
 
 const POOLABLE: usize = 64;
@@ -20,8 +21,11 @@ const MANY_STRIPES: usize = 1 << 10;
 
 type Held = Vec<Lease<AtomicPoolCore>>;
 
+/// Has a thread stop at a step.
+type Act = fn(&'static str) -> Scene;
+
 /// Where a thread is stopped, what makes it pass there, and how many bytes it has in hand, or has once the others have served it.
-const STEPS: &[(&str, fn(&'static str) -> Scene, u64)] = &[
+const STEPS: &[(&str, Act, u64)] = &[
     ("pool.reserve", takes_fresh, 0),
     ("slots.take-idle", takes_fresh, 64),
     ("pool.pop", takes_again, 0),
@@ -268,7 +272,7 @@ fn polls_again(step: &'static str) -> Scene {
     Scene { pool, stopped, stop, held, waiting: Vec::new(), unheard: Vec::new() }
 }
 
-struct Unpark(std::thread::Thread);
+struct Unpark(Arc<ThreadParker>);
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
@@ -280,12 +284,13 @@ fn wakes_a_task(step: &'static str) -> Scene {
     let pool = pool(0, 1);
     let mut held = take_all(&pool);
     let task = waiter(&pool, |pool| {
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let parker = Arc::new(ThreadParker::new());
+        let waker = Waker::from(Arc::new(Unpark(Arc::clone(&parker))));
         let mut future = pin!(pool.allocate_async(POOLABLE));
         loop {
             match future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(lease) => return assert!(lease.is_ok(), "{lease:?}"),
-                Poll::Pending => std::thread::park(),
+                Poll::Pending => parker.park(),
             }
         }
     });
@@ -305,7 +310,7 @@ fn on_another<T: Send + 'static>(
 }
 
 /// That the others go on, and that nothing is lost when the stopped one has gone on as well.
-fn others_go_on(step: &'static str, act: fn(&'static str) -> Scene, in_hand: u64) {
+fn others_go_on(step: &'static str, act: Act, in_hand: u64) {
     let Scene { pool, stopped, stop, held, waiting, unheard } = act(step);
     let at = |what: &str| format!("{what}, while one is stopped at {step}");
     on_another(&at("gives back"), &pool, move |_| drop(held));
