@@ -8,6 +8,7 @@ use std::time::Duration;
 use unlatched::mutex::{ParkingLotPool, StdPool};
 use unlatched::pool::{AtomicPool, BufferPool, Lease, PoolError, PoolOptions};
 use unlatched::primitive::clock::Clock;
+use unlatched::primitive::parker::{Parker, ThreadParker};
 use unlatched::primitive::random::Random;
 
 use crate::threads::{LONG, Worker};
@@ -176,7 +177,7 @@ fn assert_freed(clock: &Arc<dyn Clock>) {
 const CROWD: u64 = 16;
 
 /// Wakes by unparking, which is all that an executor for one future needs.
-struct Unpark(std::thread::Thread);
+struct Unpark(Arc<ThreadParker>);
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
@@ -190,7 +191,8 @@ fn as_a_task(
     size: usize,
     patience: Duration,
 ) -> Result<Lease<<AtomicPool as BufferPool>::Owner>, PoolError> {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let parker = Arc::new(ThreadParker::new());
+    let waker = Waker::from(Arc::new(Unpark(Arc::clone(&parker))));
     let mut future = pin!(pool.allocate_async(size));
     let until = pool.now().saturating_add(patience);
     loop {
@@ -201,7 +203,7 @@ fn as_a_task(
         if left.is_zero() {
             return Err(PoolError::Exhausted { requested: size, available: 0, max_block: patience });
         }
-        std::thread::park_timeout(left);
+        parker.park_timeout(left);
     }
 }
 
