@@ -60,6 +60,9 @@ impl Stripe {
     }
 }
 
+/// How often all stripes are asked before memory is taken to be used up.
+const ROUNDS: usize = 1_000;
+
 impl StripedPool {
     pub(super) fn new(total: u64) -> Self {
         let stripe = || Stripe { bytes: total / STRIPES as u64, free: VecDeque::new() };
@@ -74,7 +77,8 @@ impl Pool for StripedPool {
     fn take(&self, size: usize, _: Duration) -> StripedLease<'_> {
         let mut evicted = Vec::new();
         let own = this_thread();
-        for stripe in 0..STRIPES {
+        // The stripes are read one after another, so memory may hop behind the reader: a round that finds nothing proves nothing, and there is ample memory.
+        for stripe in 0..ROUNDS * STRIPES {
             let share = self.0[(own + stripe) % STRIPES].lock().take(size, &mut evicted);
             let bytes = match share {
                 Some(Share::Buffer(buffer)) => buffer,
@@ -83,7 +87,7 @@ impl Pool for StripedPool {
             };
             return StripedLease { bytes, pool: self };
         }
-        panic!("no stripe has {size} bytes: this pool is for ample memory only");
+        panic!("no stripe has {size} bytes, in {ROUNDS} rounds: this pool is for ample memory only");
     }
 
     fn is_there(_: &StripedLease<'_>) -> bool {
