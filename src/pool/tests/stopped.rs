@@ -62,8 +62,8 @@ const STEPS: &[(&str, Act, u64)] = &[
     ("pool.grant", serves, 0),
     ("pool.wake", serves, 0),
     ("pool.end-turn", serves_a_late_one, 0),
-    ("pool.pass", serves, 0),
-    ("pool.rest", serves, 0),
+    ("pool.pass", serves_a_late_one, 0),
+    ("pool.rest", serves_a_late_one, 0),
     ("pool.wake", calls, 0),
     ("pool.call", calls, 0),
     ("pool.overtake", overtakes, 0),
@@ -194,15 +194,7 @@ fn release_among_waiters(overtaking: u32, step: &'static str) -> Scene {
 }
 
 fn serves(step: &'static str) -> Scene {
-    if step != "pool.rest" {
-        return release_among_waiters(0, step);
-    }
-    // The last in line leaves it empty; whoever brought its bytes sees to that.
-    let pool = pool(0, 1);
-    let mut held = take_all(&pool);
-    let waiting = vec![waiter(&pool, |pool| must_have(pool, POOLABLE))];
-    let own = held.pop();
-    Scene { waiting, ..Scene::of(&pool, step, held, move |_| drop(own)) }
+    release_among_waiters(0, step)
 }
 
 /// One who is served and has not come to see to it itself before the other stands at its step.
