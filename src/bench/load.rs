@@ -119,6 +119,7 @@ fn closed<S: Send>(
             }
             let end = match op(state, count) {
                 Done::Part => continue,
+                // Relaxed: it only ends a loop, and the threads are joined.
                 Done::NotYet if halt.load(Relaxed) || clock.now() >= deadline => break,
                 Done::NotYet => {
                     yields += 1;
@@ -137,6 +138,7 @@ fn closed<S: Send>(
                 None => untimed -= 1,
             }
         }
+        // Relaxed: as its load.
         halt.store(true, Relaxed);
         (begin, clock.now(), count, yields, latency)
     });
@@ -242,6 +244,7 @@ pub(super) fn with_helper<R>(work: impl FnOnce() -> R, mut help: impl FnMut() ->
             }
         });
         let result = work();
+        // Relaxed: it only ends the helper, which is joined.
         done.store(true, Relaxed);
         result
     })

@@ -143,6 +143,7 @@ fn handover() -> Option<u64> {
         'times: for time in 0..=5 {
             let start = clock.now();
             for _ in 0..TRIPS {
+                // Release, and Acquire below: as an exchange of turns would have it; no data goes with them.
                 word.store(turn + 1, Release);
                 let mut spins = 0_u32;
                 while word.load(Acquire) != turn + 2 {

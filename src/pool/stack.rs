@@ -154,6 +154,7 @@ impl Stack {
             }
             let (mut count, wanted) = (1, most.min(depth.div_ceil(2)));
             while count < wanted && next_of(link) != 0 {
+                // Relaxed: as above.
                 link = table[next_of(link) as usize - 1].load(Relaxed);
                 count += 1;
             }

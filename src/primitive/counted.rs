@@ -45,6 +45,7 @@ impl Last {
         let own = ordinal();
         let last = self.0.load(Relaxed);
         if last != own {
+            // Relaxed: as above.
             self.0.store(own, Relaxed);
         }
         last != own && last != NOBODY
