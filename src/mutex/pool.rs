@@ -264,7 +264,7 @@ unsafe impl<F: LockFamily> Release for PoolCore<F> {
     #[inline]
     fn way_back(&self) -> WayBack {
         // SAFETY: `WayBack` and MPOOL-1.
-        |pool, buffer| unsafe { pool.cast::<Self>().as_ref() }.release(buffer)
+        |pool, buffer, _| unsafe { pool.cast::<Self>().as_ref() }.release(buffer)
     }
 }
 
@@ -331,7 +331,7 @@ impl<F: LockFamily> BufferPool for MutexPool<F> {
             drop(state);
             wake(next);
             // SAFETY: as below.
-            return Ok(unsafe { Lease::new(buffer, self.0) });
+            return Ok(unsafe { Lease::new(buffer, 0, self.0) });
         }
         let buffer = match core.reserve(state, size, max_block)? {
             Some(buffer) => buffer,
@@ -347,7 +347,7 @@ impl<F: LockFamily> BufferPool for MutexPool<F> {
             },
         };
         // SAFETY: the core came from a box and has booked the lease; MPOOL-1 and MPOOL-2.
-        Ok(unsafe { Lease::new(buffer, self.0) })
+        Ok(unsafe { Lease::new(buffer, 0, self.0) })
     }
 
     fn now(&self) -> Instant {

@@ -405,13 +405,13 @@ impl AtomicPoolCore {
     /// # Safety
     /// As [`WayBack`]'s.
     #[inline]
-    unsafe fn take_back(pool: NonNull<()>, buffer: Buffer) -> Released {
+    unsafe fn take_back(pool: NonNull<()>, buffer: Buffer, mark: usize) -> Released {
         let this = pool.cast::<Self>();
-        if buffer.mark() != 0 {
+        if mark != 0 {
             // SAFETY: POOL-E: what is charged to the lease is not back. The references are to what may outlive, in the call that is its last, what it refers to: cells and atomics.
             let (own, table) = unsafe { (this.as_ref().own(), this.as_ref().slots.table()) };
-            // SAFETY: the buffer's own.
-            let slot = unsafe { Slots::slot(buffer.mark()) };
+            // SAFETY: the lease's own.
+            let slot = unsafe { Slots::slot(mark) };
             if own.push(table, &slot, "pool.release").is_ok() {
                 // POOL-E: the core may be gone from here on.
                 return Released::More;
@@ -496,17 +496,17 @@ impl AtomicPoolCore {
         if word.available() == self.all() { self.total } else { self.granularity.bytes(word.available()) }
     }
 
-    /// A buffer for bytes that were debited.
-    fn buffer(&self, size: usize) -> Option<Buffer> {
+    /// A buffer for bytes that were debited, and its slot's mark, or 0.
+    fn buffer(&self, size: usize) -> Option<(Buffer, usize)> {
         if size == self.poolable {
             if let Some(slot) = self.slots.take_warm(thread::ordinal()) {
-                return Some(self.slots.buffer(&slot));
+                return Some((self.slots.buffer(&slot), slot.mark()));
             }
             self.make_room();
             return self.slots.make(thread::ordinal());
         }
         self.make_room();
-        Buffer::zeroed(size)
+        Some((Buffer::zeroed(size)?, 0))
     }
 
     fn snapshot(&self) -> PoolSnapshot {
@@ -600,23 +600,23 @@ impl AtomicPool {
     }
 
     #[inline]
-    fn lease(&self, buffer: Buffer) -> Lease<AtomicPoolCore> {
+    fn lease(&self, buffer: Buffer, mark: usize) -> Lease<AtomicPoolCore> {
         // SAFETY: the core came from `Arc::into_raw`; the lease's bytes, at least one granule, are neither in the word nor on a stripe; POOL-E.
-        unsafe { Lease::new(buffer, self.0) }
+        unsafe { Lease::new(buffer, mark, self.0) }
     }
 
     /// The lease on what was found.
     fn lease_found(&self, found: Found, size: usize) -> Result<Lease<AtomicPoolCore>, PoolError> {
         let core = self.core();
         let buffer = match found {
-            Found::Slot(slot) => Some(core.slots.buffer(&slot)),
+            Found::Slot(slot) => Some((core.slots.buffer(&slot), slot.mark())),
             Found::Budget => core.buffer(size),
         };
-        let Some(buffer) = buffer else {
+        let Some((buffer, mark)) = buffer else {
             core.give(core.granules(size));
             return Err(PoolError::OutOfMemory { requested: size });
         };
-        Ok(self.lease(buffer))
+        Ok(self.lease(buffer, mark))
     }
 
     /// [`BufferPool::allocate`] that calls `waiting` once the caller stands in line and before it sleeps: whoever can free memory may want to know (ACC-21). Not pinned.
@@ -634,7 +634,7 @@ impl AtomicPool {
         if size == core.poolable
             && let Some(slot) = core.own().pop(core.slots.table(), "pool.pop")
         {
-            return Ok(self.lease(core.slots.buffer(&slot)));
+            return Ok(self.lease(core.slots.buffer(&slot), slot.mark()));
         }
         self.allocate_elsewhere(size, max_block, waiting)
     }

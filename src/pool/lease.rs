@@ -30,8 +30,6 @@ const ALIGN: usize = 16;
 pub struct Buffer {
     ptr: NonNull<u8>,
     capacity: usize,
-    /// Its pool's own note about it; 0 for none.
-    mark: usize,
 }
 
 // SAFETY: LEASE-1, a buffer is the only owner of plain bytes.
@@ -49,23 +47,19 @@ impl Buffer {
             // SAFETY: LEASE-1; the layout's size is not zero.
             NonNull::new(unsafe { alloc_zeroed(layout) })?
         };
-        Some(Self { ptr, capacity, mark: 0 })
+        Some(Self { ptr, capacity })
     }
 
-    /// The buffer of a pool's own table, which has noted it under `mark`.
+    /// The buffer of a pool's own table.
     ///
     /// # Safety
     /// LEASE-1: `memory` is that of a buffer of `capacity` bytes made by [`Buffer::zeroed`], and nobody else's.
-    pub(super) unsafe fn of_slot(memory: NonNull<u8>, capacity: usize, mark: usize) -> Self {
-        Self { ptr: memory, capacity, mark }
+    pub(super) unsafe fn of_slot(memory: NonNull<u8>, capacity: usize) -> Self {
+        Self { ptr: memory, capacity }
     }
 
     pub(super) fn memory(&self) -> NonNull<u8> {
         self.ptr
-    }
-
-    pub(super) fn mark(&self) -> usize {
-        self.mark
     }
 
     /// Bytes in it.
@@ -106,8 +100,8 @@ pub unsafe trait Release: Send + Sync {
 /// call must not see; and it may be freed in here, which a pointer made of a shared reference must not do.
 ///
 /// # Safety
-/// The address is that of a live lease's pool, as the lease was made with, and of the kind that has given this function; the buffer is that lease's, which is used up by this.
-pub type WayBack = unsafe fn(NonNull<()>, Buffer) -> Released;
+/// The address is that of a live lease's pool, as the lease was made with, and of the kind that has given this function; buffer and note are that lease's, which is used up by this.
+pub type WayBack = unsafe fn(NonNull<()>, Buffer, usize) -> Released;
 
 /// An owned buffer of a pool, given back by drop.
 ///
@@ -130,6 +124,8 @@ pub type WayBack = unsafe fn(NonNull<()>, Buffer) -> Released;
 /// ```
 pub struct Lease<P: Release + ?Sized + 'static = dyn Release> {
     buffer: ManuallyDrop<Buffer>,
+    /// The pool's own note about the buffer.
+    note: usize,
     pool: NonNull<P>,
 }
 
@@ -139,22 +135,22 @@ unsafe impl<P: Release + ?Sized> Send for Lease<P> {}
 unsafe impl<P: Release + ?Sized> Sync for Lease<P> {}
 
 impl<P: Release + 'static> Lease<P> {
-    /// A lease on `buffer`, whose capacity is what `pool`'s budget was charged with.
+    /// A lease on `buffer`, whose capacity is what `pool`'s budget was charged with. `note` comes back with it.
     ///
     /// # Safety
     /// `pool` came from `Box::into_raw` (LEASE-3), has counted this lease, and keeps LEASE-2 and LEASE-3 for it.
     #[inline]
-    pub unsafe fn new(buffer: Buffer, pool: NonNull<P>) -> Self {
-        Self { buffer: ManuallyDrop::new(buffer), pool }
+    pub unsafe fn new(buffer: Buffer, note: usize, pool: NonNull<P>) -> Self {
+        Self { buffer: ManuallyDrop::new(buffer), note, pool }
     }
 
     /// The same lease, its pool's type forgotten.
     #[inline]
     pub fn erase(self) -> Lease {
         let this = ManuallyDrop::new(self);
-        let Buffer { ptr, capacity, mark } = *this.buffer;
+        let Buffer { ptr, capacity } = *this.buffer;
         let pool: NonNull<dyn Release> = this.pool;
-        Lease { buffer: ManuallyDrop::new(Buffer { ptr, capacity, mark }), pool }
+        Lease { buffer: ManuallyDrop::new(Buffer { ptr, capacity }), note: this.note, pool }
     }
 }
 
@@ -214,7 +210,7 @@ impl<P: Release + ?Sized> Drop for Lease<P> {
         // SAFETY: LEASE-2: our bytes are not back. The reference ends with this line.
         let take_back = unsafe { self.pool.as_ref() }.way_back();
         // SAFETY: as `WayBack` asks: this lease's, once, since this is its drop.
-        let released = unsafe { take_back(self.pool.cast(), buffer) };
+        let released = unsafe { take_back(self.pool.cast(), buffer, self.note) };
         if released == Released::Last {
             // SAFETY: LEASE-3: told to exactly one caller, from `Box::into_raw`, nobody else reaches it.
             drop(unsafe { Box::from_raw(self.pool.as_ptr()) });

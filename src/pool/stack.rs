@@ -52,7 +52,7 @@ const MAX_SLOTS: u64 = 1 << 18;
 pub(super) struct Slot(u32);
 
 impl Slot {
-    /// What a buffer's mark says of it: never 0.
+    /// What a lease notes of it: never 0.
     pub(super) fn mark(&self) -> usize {
         self.0 as usize + 1
     }
@@ -302,10 +302,10 @@ impl Slots {
         depth(&self.links, head)
     }
 
-    /// The slot that a buffer's mark names.
+    /// The slot that a lease's note names.
     ///
     /// # Safety
-    /// The mark is that of a buffer of this pool, which the caller owns: the slot is his (SLOT-A).
+    /// The note is that of a lease of this pool, used up by the caller: the slot is his (SLOT-A).
     pub(super) unsafe fn slot(mark: usize) -> Slot {
         Slot((mark - 1) as u32)
     }
@@ -316,20 +316,20 @@ impl Slots {
         // SAFETY: SLOT-A: the slot is the caller's.
         let memory = self.memory[slot.0 as usize].with(|memory| unsafe { *memory });
         // SAFETY: SLOT-C: it is from `Buffer::zeroed(self.size)`, and nobody else's. LEASE-1.
-        unsafe { Buffer::of_slot(memory.expect("SLOT-C"), self.size, slot.mark()) }
+        unsafe { Buffer::of_slot(memory.expect("SLOT-C"), self.size) }
     }
 
-    /// A new buffer, zeroed, for the thread of that number; without a slot if there is none left. `None` if the machine has no memory.
-    pub(super) fn make(&self, thread: usize) -> Option<Buffer> {
+    /// A new buffer, zeroed, for the thread of that number, and its slot's mark; 0 for none, if none is left. `None` if the machine has no memory.
+    pub(super) fn make(&self, thread: usize) -> Option<(Buffer, usize)> {
         let mut idle = (thread..).take(self.idle.len()).map(|of_whom| of(&self.idle, of_whom));
         let Some(slot) = idle.find_map(|idle| idle.pop(&self.links, "slots.take-idle")) else {
-            return Buffer::zeroed(self.size);
+            return Some((Buffer::zeroed(self.size)?, 0));
         };
         match Buffer::zeroed(self.size) {
             Some(buffer) => {
                 // SAFETY: SLOT-A: our exchange took it off its stack.
                 self.memory[slot.0 as usize].with_mut(|memory| unsafe { *memory = Some(buffer.memory()) });
-                Some(self.buffer(&slot))
+                Some((buffer, slot.mark()))
             }
             None => {
                 self.rest(&slot, thread);
@@ -422,9 +422,9 @@ mod tests {
     use super::*;
 
     fn made(slots: &Slots) -> Slot {
-        let buffer = slots.make(0).unwrap();
+        let (_, mark) = slots.make(0).unwrap();
         // SAFETY: just made, and ours; `Buffer` does not free itself.
-        unsafe { Slots::slot(buffer.mark()) }
+        unsafe { Slots::slot(mark) }
     }
 
     #[test]
@@ -432,8 +432,8 @@ mod tests {
         let (slots, stack) = (Slots::new(4, 8, 2), Stack::new());
         assert!(stack.pop(slots.table(), "").is_none());
         let all: Vec<Slot> = (0..4).map(|_| made(&slots)).collect();
-        let beyond = slots.make(0).unwrap();
-        assert_eq!(beyond.mark(), 0, "no slot is left");
+        let (beyond, mark) = slots.make(0).unwrap();
+        assert_eq!(mark, 0, "no slot is left");
         beyond.free();
         for (slot, depth) in all.iter().zip(1..) {
             assert!(stack.push(slots.table(), slot, "").is_ok());

@@ -187,13 +187,13 @@ impl Stacks {
     /// # Panics
     /// If the machine has no byte left.
     pub fn try_make(&self) -> Option<InHand> {
-        let buffer = self.slots.make(0).expect("the machine has a byte");
-        if buffer.mark() == 0 {
+        let (buffer, mark) = self.slots.make(0).expect("the machine has a byte");
+        if mark == 0 {
             buffer.free();
             return None;
         }
         // SAFETY: just made, and ours; `Buffer` does not free itself.
-        Some(InHand(unsafe { Slots::slot(buffer.mark()) }))
+        Some(InHand(unsafe { Slots::slot(mark) }))
     }
 
     /// Gives a slot back. Its number.
@@ -205,7 +205,8 @@ impl Stacks {
 
     /// Looks into a slot's memory, as who leases its buffer does.
     pub fn touch(&self, InHand(slot): &InHand) -> usize {
-        self.slots.buffer(slot).mark()
+        assert!(self.slots.buffer(slot).capacity() > 0, "a model's buffers have bytes");
+        slot.mark()
     }
 
     /// As the stack's own.
