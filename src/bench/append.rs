@@ -39,6 +39,7 @@ fn hot(bytes: usize) -> Scenario {
         any_threads: true,
         partitions: Some(1),
         record_bytes: Some(bytes),
+        once: false,
         impls: vec![
             row::<LockFreeAccumulator>("lockfree", bytes, false),
             row::<LockFreeAccumulator>("lockfree+future", bytes, true),

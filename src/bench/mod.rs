@@ -20,8 +20,10 @@
 
 mod append;
 mod bare;
+mod drain;
 mod load;
 pub mod machine;
+mod map;
 mod pool;
 pub mod rows;
 pub mod verdict;
@@ -159,6 +161,8 @@ pub struct Scenario {
     pub partitions: Option<usize>,
     /// Bytes of a record, where there are records.
     pub record_bytes: Option<usize>,
+    /// Whether it is too long to be run more than once: one round, and nothing to warm up.
+    pub once: bool,
     /// Implementations, in the order in which they take turns.
     pub impls: Vec<Impl>,
     /// Which of them are compared, and what is expected.
@@ -186,6 +190,12 @@ impl fmt::Debug for Suite {
 pub const SUITES: &[Suite] = &[
     Suite { name: "pool", about: "allocate and free, ample memory and scarce", scenarios: pool::scenarios },
     Suite { name: "append", about: "records into one partition while one thread drains", scenarios: append::scenarios },
+    Suite { name: "map", about: "partitions looked up and created", scenarios: map::scenarios },
+    Suite {
+        name: "drain",
+        about: "ready, drain and complete, few of many partitions with data",
+        scenarios: drain::scenarios,
+    },
 ];
 
 /// The suite of this name.

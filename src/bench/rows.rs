@@ -39,6 +39,15 @@ pub struct Cell<'a> {
     pub impls: Vec<&'a Impl>,
 }
 
+impl Cell<'_> {
+    /// How many runs it takes, those that warm up included.
+    #[must_use]
+    pub fn runs(&self, plan: &Plan) -> u64 {
+        let rounds = if self.scenario.once { 1 } else { plan.rounds + 1 };
+        self.impls.len() as u64 * u64::from(rounds)
+    }
+}
+
 impl Plan {
     /// The cells of `suite`, of whose scenarios these are, in order.
     #[must_use]
@@ -74,7 +83,8 @@ impl Plan {
         let meter = Meter::start();
         let tries = self.mode.tries().div_ceil(self.rounds);
         let task = Task { threads: cell.threads, ops: u64::MAX, time: self.run, open: Some(self.run / 3), tries };
-        for round in 0..=self.rounds {
+        let (first, last) = if cell.scenario.once { (1, 1) } else { (0, self.rounds) };
+        for round in first..=last {
             for one in &cell.impls {
                 if !go_on(one.name, round) {
                     return meter.others();

@@ -19,6 +19,8 @@ pub enum Who {
     StrongestTwin,
     /// The twin with the lowest median p99.99 in the cell.
     BestTail,
+    /// Of these, the one with the highest median rate in the cell.
+    Fastest(&'static [&'static str]),
 }
 
 impl Who {
@@ -28,6 +30,7 @@ impl Who {
             Self::Named(name) => name,
             Self::StrongestTwin => "strongest twin",
             Self::BestTail => "twin with the best tail",
+            Self::Fastest(_) => "fastest of the others",
         }
     }
 }
@@ -114,6 +117,7 @@ impl Comparison {
             suite: first.suite,
             scenario: first.scenario,
             threads: first.threads,
+            partitions: first.partitions,
             record_bytes: first.record_bytes,
             name: own,
             of: self.own.label(),
@@ -178,9 +182,11 @@ fn resolve(who: Who, rows: &[Row]) -> Option<&'static str> {
     };
     match who {
         Who::Named(name) => rows.iter().any(|row| row.name == name).then_some(name),
-        Who::StrongestTwin => {
-            let rate = |name: &str| median_of(name, |row| Some(row.ops_per_s)).unwrap_or(0.0);
-            twins().max_by(|one, other| rate(one).total_cmp(&rate(other)))
+        Who::StrongestTwin => resolve(Who::Fastest(&TWINS), rows),
+        Who::Fastest(names) => {
+            let rate = |name: &str| median_of(name, |row| Some(row.ops_per_s));
+            let rates = names.iter().filter_map(|name| Some((*name, rate(name)?)));
+            rates.max_by(|one, other| one.1.total_cmp(&other.1)).map(|fastest| fastest.0)
         }
         Who::BestTail => {
             let tail = |name: &str| median_of(name, |row| row.p9999_ns.map(|nanos| nanos as f64)).unwrap_or(f64::MAX);
@@ -204,6 +210,8 @@ pub struct Summary {
     pub scenario: &'static str,
     /// The cell.
     pub threads: usize,
+    /// The cell.
+    pub partitions: Option<usize>,
     /// The cell.
     pub record_bytes: Option<usize>,
     /// Whose figure it is.

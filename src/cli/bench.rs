@@ -54,7 +54,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode> {
         ));
     }
 
-    let bar = progress_bar(cells.iter().map(|cell| cell.impls.len() as u64 * u64::from(plan.rounds + 1)).sum());
+    let bar = progress_bar(cells.iter().map(|cell| cell.runs(&plan)).sum());
     let mut failed = None;
     let begin = clock.now();
     let mut measured: Vec<Measured> = Vec::new();
@@ -151,12 +151,16 @@ fn text(machine: &Machine, measured: &[Measured], summaries: &[Summary]) -> Stri
         if machine.busy { " (busy)" } else { "" },
         machine.handover_ns.map_or_else(|| "unknown time".to_owned(), nanos),
     );
-    let scenario = |row: &Row| (row.suite, row.scenario, row.record_bytes);
+    let scenario = |row: &Row| (row.suite, row.scenario, row.partitions, row.record_bytes);
     let rows: Vec<&[Row]> = measured.iter().map(|cell| &cell.rows[..]).filter(|rows| !rows.is_empty()).collect();
     for cells in rows.chunk_by(|one, next| scenario(&one[0]) == scenario(&next[0])) {
-        let (suite, name, bytes) = scenario(&cells[0][0]);
+        let (suite, name, partitions, bytes) = scenario(&cells[0][0]);
+        let partitions = partitions.map_or_else(String::new, |partitions| format!(", {partitions} partitions"));
         let bytes = bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
-        text += &format!("\n{suite} {name}{bytes}: operations a second and p99.99 by threads\n{}\n", rates(cells));
+        text += &format!(
+            "\n{suite} {name}{partitions}{bytes}: operations a second and p99.99 by threads\n{}\n",
+            rates(cells)
+        );
     }
     if !summaries.is_empty() {
         text += "\nRatios of a round by threads: the median over the rounds, and the spread; ? where the floor lies within it. Floors are read by people and gate nothing.\n";
@@ -245,7 +249,7 @@ fn verdicts(summaries: &[Summary]) -> Table {
             .into_iter()
             .chain(threads.iter().map(ToString::to_string)),
     );
-    let key = |one: &Summary| (one.suite, one.scenario, one.record_bytes, one.of, one.metric, one.by);
+    let key = |one: &Summary| (one.suite, one.scenario, one.partitions, one.record_bytes, one.of, one.metric, one.by);
     let mut keys: Vec<_> = Vec::new();
     for summary in summaries {
         if !keys.contains(&key(summary)) {
@@ -253,8 +257,9 @@ fn verdicts(summaries: &[Summary]) -> Table {
         }
     }
     for row in keys {
-        let (suite, scenario, bytes, of, metric, by) = row;
+        let (suite, scenario, partitions, bytes, of, metric, by) = row;
         let own: Vec<&Summary> = summaries.iter().filter(|summary| key(summary) == row).collect();
+        let partitions = partitions.map_or_else(String::new, |partitions| format!(" /{partitions}"));
         let bytes = bytes.map_or_else(String::new, |bytes| format!(" {bytes} B"));
         let (what, sign) = match metric {
             Metric::OpsPerS => ("rate", "≥"),
@@ -268,7 +273,8 @@ fn verdicts(summaries: &[Summary]) -> Table {
         let cell = |threads: &usize| {
             own.iter().find(|summary| summary.threads == *threads).map_or_else(String::new, |summary| verdict(summary))
         };
-        let fixed = [format!("{suite} {scenario}{bytes}"), of.to_owned(), what.to_owned(), by.to_owned(), floor];
+        let fixed =
+            [format!("{suite} {scenario}{partitions}{bytes}"), of.to_owned(), what.to_owned(), by.to_owned(), floor];
         table.add_row(fixed.into_iter().chain(threads.iter().map(cell)));
     }
     right(&mut table, 5);

@@ -86,6 +86,7 @@ pub(super) fn scenarios(_: Mode) -> Vec<Scenario> {
         any_threads: true,
         partitions: None,
         record_bytes: None,
+        once: false,
         impls,
         comparisons,
     };

@@ -1,0 +1,150 @@
+//! Suite `drain`: what the sender's side of the accumulator costs for a batch, where few of many known partitions have data.
+//!
+//! - `active-16`: in turn, untimed, each of 16 partitions gets a batch that is full (`linger.ms` is an hour: no other goes); then, timed, one thread asks what is ready, drains it, completes and returns it. An operation is a batch, `seconds` is the time inside of
+//!   `ready`, `drain`, completion and return, and `p*_ns` is that of a whole turn. `NAME of N`: the accumulator and the cluster know N partitions, in topics of a hundred; those with data are spread evenly over them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bare::BATCH;
+use super::load::{cpu_time, histogram, nanos};
+use super::verdict::{Comparison, Who};
+use super::{Impl, Mode, Run, Scenario, Task};
+use crate::accumulator::{Accumulator, AccumulatorConfig, LockFreeAccumulator, SenderView};
+use crate::batch::Reply;
+use crate::broker::{Cluster, NodeId};
+use crate::mutex::{ParkingLotAccumulator, StdAccumulator};
+use crate::primitive::clock::{Clock, SystemClock};
+use crate::record::Record;
+
+/// Partitions with data.
+const ACTIVE: usize = 16;
+/// Partitions of a topic.
+const OF_TOPIC: usize = 100;
+
+pub(super) fn scenarios(_: Mode) -> Vec<Scenario> {
+    let most = if cfg!(test) { 2_000 } else { 100_000 };
+    vec![Scenario {
+        name: "active-16",
+        threads: &[1],
+        any_threads: false,
+        partitions: Some(ACTIVE),
+        record_bytes: Some(100),
+        once: false,
+        impls: vec![
+            row::<LockFreeAccumulator>("lockfree of 16", 16),
+            row::<LockFreeAccumulator>("lockfree of 1000", 1_000),
+            row::<LockFreeAccumulator>("lockfree of 100000", most),
+            row::<StdAccumulator>("mutex of 16", 16),
+            row::<StdAccumulator>("mutex of 1000", 1_000),
+            row::<StdAccumulator>("mutex of 100000", most),
+            row::<ParkingLotAccumulator>("mutex-parking-lot of 16", 16),
+            row::<ParkingLotAccumulator>("mutex-parking-lot of 1000", 1_000),
+            row::<ParkingLotAccumulator>("mutex-parking-lot of 100000", most),
+        ],
+        comparisons: vec![
+            Comparison::rate("lockfree of 1000", Who::Named("lockfree of 16")).at_least(1.0 / 1.3, 1.0 / 1.3),
+            Comparison::rate("lockfree of 100000", Who::Named("lockfree of 16")).at_least(1.0 / 1.3, 1.0 / 1.3),
+            Comparison::rate("lockfree of 16", Who::Fastest(&["mutex of 16", "mutex-parking-lot of 16"])),
+            Comparison::rate("lockfree of 1000", Who::Fastest(&["mutex of 1000", "mutex-parking-lot of 1000"])),
+            Comparison::rate("lockfree of 100000", Who::Fastest(&["mutex of 100000", "mutex-parking-lot of 100000"])),
+            Comparison::rate("mutex-parking-lot of 100000", Who::Named("mutex-parking-lot of 16")),
+        ],
+    }]
+}
+
+fn row<A: Accumulator>(name: &'static str, known: usize) -> Impl {
+    // Known partitions take a while to make: one accumulator for all runs.
+    let bench = std::cell::OnceCell::new();
+    Impl {
+        name,
+        run: Box::new(move |task| {
+            bench.get_or_init(|| std::cell::RefCell::new(Drain::<A>::new(known))).borrow_mut().run(task)
+        }),
+    }
+}
+
+struct Drain<A: Accumulator> {
+    known: usize,
+    clock: Arc<SystemClock>,
+    accumulator: Arc<A>,
+    view: A::View,
+    cluster: Cluster,
+    active: Vec<A::Partition>,
+}
+
+impl<A: Accumulator> Drain<A> {
+    fn new(known: usize) -> Self {
+        let clock = Arc::new(SystemClock::new());
+        let config = AccumulatorConfig { linger: Duration::from_secs(3_600), ..AccumulatorConfig::default() };
+        let (accumulator, view) = A::new(config, clock.clone());
+        let of_topic = known.min(OF_TOPIC);
+        let topics: Vec<String> = (0..known / of_topic).map(|topic| format!("topic-{topic}")).collect();
+        let cluster = Cluster::single_node(NodeId(0), topics.iter().map(|topic| (&**topic, of_topic as i32)));
+        let partitions: Vec<_> = cluster.led_by(NodeId(0)).iter().map(|one| accumulator.partition(one)).collect();
+        let active = partitions.into_iter().step_by(known / ACTIVE).take(ACTIVE).collect();
+        Self { known, clock, accumulator, view, cluster, active }
+    }
+
+    fn run(&mut self, task: &Task) -> Run {
+        let value = [b'x'; 100];
+        let record = Record { timestamp: 1_700_000_000_000, value: Some(&value), ..Record::default() };
+        let (mut latency, mut elapsed, mut cpu, mut batches) = (histogram(), Duration::ZERO, Duration::ZERO, 0);
+        while elapsed < task.time && batches < task.ops {
+            for partition in &self.active {
+                let mut full = false;
+                while !full {
+                    let appended = self.accumulator.append(partition, &record, Reply::IGNORE, Duration::ZERO);
+                    full = appended.expect("there is memory for all of them").batch_is_full;
+                }
+            }
+            let (before, cpu_before) = (self.clock.now(), cpu_time());
+            let mut drained = 0;
+            while drained < ACTIVE as u64 {
+                drained += self.turn();
+            }
+            let turn = self.clock.now().saturating_since(before);
+            cpu += cpu_time().saturating_sub(cpu_before);
+            latency += nanos(turn);
+            elapsed += turn;
+            batches += drained;
+        }
+        let mut extra = serde_json::Map::new();
+        extra.insert("known".to_owned(), self.known.into());
+        extra.insert("ns_per_batch".to_owned(), (elapsed.as_nanos() as f64 / batches as f64).into());
+        Run { elapsed, ops: batches, cpu, latency, open: None, extra }
+    }
+
+    /// Batches drained, completed and returned.
+    fn turn(&mut self) -> u64 {
+        let now = self.clock.now();
+        let ready = self.view.ready(&self.cluster, now);
+        let mut batches = 0;
+        for drained in self.view.drain(&self.cluster, &ready.nodes, 1 << 20, now) {
+            for batch in drained.batches {
+                debug_assert!(batch.size() > BATCH / 2, "it is about full");
+                batch.completion().complete(0, None).expect("completed once");
+                self.view.deallocate(batch).expect("in the books");
+                batches += 1;
+            }
+        }
+        batches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::TopicPartition;
+
+    #[test]
+    fn a_turn_takes_a_full_batch_of_each_active_partition_and_no_more() {
+        let mut drain = Drain::<LockFreeAccumulator>::new(1_600);
+        assert_eq!(drain.active.len(), ACTIVE);
+        let run = drain.run(&Task::of_ops(1, 64));
+        assert_eq!((run.ops, run.latency.len()), (64, 4));
+        assert_eq!(drain.turn(), 0, "what was begun behind a full batch waits for company");
+        let expected: &TopicPartition = &drain.cluster.led_by(NodeId(0))[1_500];
+        assert_eq!(*expected, TopicPartition::new("topic-15", 0));
+    }
+}
