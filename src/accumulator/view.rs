@@ -293,7 +293,24 @@ impl LockFreeView {
         (batch.waited(now) < backoff).then_some(backoff)
     }
 
-    fn drain_node(&mut self, cluster: &Cluster, node: NodeId, max_size: usize, now: Instant) -> Vec<SealedBatch> {
+    /// The places of partitions with something queued, among those that their node leads (GAP-31: nothing else is looked at).
+    fn places(&self, cluster: &Cluster) -> BTreeMap<NodeId, Vec<usize>> {
+        let mut places = BTreeMap::<_, Vec<_>>::new();
+        for (Leader { node, .. }, place) in self.queues.keys().filter_map(|queued| cluster.place(queued)) {
+            places.entry(node).or_default().push(place);
+        }
+        places.values_mut().for_each(|places| places.sort_unstable());
+        places
+    }
+
+    fn drain_node(
+        &mut self,
+        cluster: &Cluster,
+        node: NodeId,
+        places: &[usize],
+        max_size: usize,
+        now: Instant,
+    ) -> Vec<SealedBatch> {
         let mut batches = Vec::new();
         let mut size = 0;
         let partitions = cluster.led_by(node);
@@ -301,9 +318,10 @@ impl LockFreeView {
             return batches;
         }
         let start = self.drain_index.get(&node).map_or(0, |index| index % partitions.len());
-        for index in (start..partitions.len()).chain(0..start) {
-            // Each partition as it is examined: a pass that stops here starts here again (ACC-26).
-            self.drain_index.insert(node, index);
+        // As if each partition were examined in turn: a pass that comes round ends before its start, one that stops at a partition starts there again (ACC-26).
+        self.drain_index.insert(node, (start + partitions.len() - 1) % partitions.len());
+        let (before, behind) = places.split_at(places.partition_point(|place| *place < start));
+        for &index in behind.iter().chain(before) {
             let topic_partition = &partitions[index];
             if self.muted.contains(topic_partition) {
                 continue;
@@ -313,7 +331,10 @@ impl LockFreeView {
             match self.head_size(topic_partition, leader_epoch, now) {
                 None => continue,
                 // With a codec only its compressed size can tell.
-                Some(head_size) if !fits(head_size) && self.compressor.is_none() => break,
+                Some(head_size) if !fits(head_size) && self.compressor.is_none() => {
+                    self.drain_index.insert(node, index);
+                    break;
+                }
                 Some(_) => self.seal_head(topic_partition),
             }
             // An open batch may have grown until it was sealed, and may have a copy under way.
@@ -323,6 +344,7 @@ impl LockFreeView {
                 head.compress(compressor);
             }
             if !fits(head.size()) {
+                self.drain_index.insert(node, index);
                 break;
             }
             let Some(mut batch) = queue.ready.pop_front() else { continue };
@@ -462,9 +484,14 @@ impl SenderView for LockFreeView {
 
     fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained> {
         self.absorb();
+        let places = self.places(cluster);
+        let places_of = |node| places.get(node).map_or(&[][..], Vec::as_slice);
         nodes
             .iter()
-            .map(|node| Drained { node: *node, batches: self.drain_node(cluster, *node, max_size, now) })
+            .map(|node| Drained {
+                node: *node,
+                batches: self.drain_node(cluster, *node, places_of(node), max_size, now),
+            })
             .collect()
     }
 

@@ -23,7 +23,10 @@ use super::{Impl, Mode, Run, Scenario, THREADS, Task};
 use crate::error::TopicPartition;
 use crate::mutex::CopyOnWriteMap;
 use crate::partition_map::{PartitionMap, SegmentedMap};
+use crate::primitive::atomic::AtomicBool;
+use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::SystemClock;
+use crate::primitive::epoch;
 use crate::primitive::lock::ParkingLot;
 use crate::primitive::random::Random;
 
@@ -156,12 +159,29 @@ fn filled(make: Make, partitions: usize) -> Filled {
     (map, keys)
 }
 
+/// Destroys all that was retired so far, so that nobody's run pays for another's: a copy-on-write map leaves a table for each partition that was created.
+fn collect_garbage() {
+    let collected = Arc::new(AtomicBool::new(false));
+    {
+        let collected = Arc::clone(&collected);
+        let guard = epoch::pin();
+        // Relaxed, here and below: a flag that this thread alone writes or reads, or polls.
+        guard.defer(move || collected.store(true, Relaxed));
+        guard.flush();
+    }
+    // What was handed over before comes before it.
+    while !collected.load(Relaxed) {
+        epoch::pin().flush();
+    }
+}
+
 /// Which partition is next, for each thread.
 fn draws(threads: usize) -> Vec<Random> {
     (0..threads as u64).map(Random::seeded).collect()
 }
 
 fn gets((map, keys): &Filled, task: &Task) -> Run {
+    collect_garbage();
     let load = Load {
         clock: &SystemClock::new(),
         states: draws(task.threads),
@@ -179,6 +199,7 @@ fn gets((map, keys): &Filled, task: &Task) -> Run {
 
 fn mixed(make: Make, task: &Task) -> Run {
     let (map, keys) = filled(make, OF_TOPIC);
+    collect_garbage();
     let own: Vec<Arc<str>> = (0..task.threads).map(|thread| format!("own-{thread}").into()).collect();
     let load = Load {
         clock: &SystemClock::new(),
@@ -202,6 +223,7 @@ fn mixed(make: Make, task: &Task) -> Run {
 
 /// Threads share the numbers out among them; the run ends when one has created its share.
 fn inserts(make: Make, partitions: usize, task: &Task) -> Run {
+    collect_garbage();
     let (map, topic, threads) = (make(), Arc::<str>::from("topic"), task.threads as u64);
     let load = Load {
         clock: &SystemClock::new(),

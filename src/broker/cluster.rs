@@ -28,7 +28,8 @@ pub struct Leader {
 /// One snapshot of the metadata. Immutable: an update makes a new one. Source: Kafka's `Cluster` and `MetadataSnapshot`.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
-    topics: HashMap<Arc<str>, Vec<Option<Leader>>>,
+    /// Of each partition, by its number, the leader, and the partition's place among those that it leads.
+    topics: HashMap<Arc<str>, Vec<Option<(Leader, usize)>>>,
     led: BTreeMap<NodeId, Vec<TopicPartition>>,
 }
 
@@ -37,13 +38,14 @@ impl Cluster {
     pub fn new(topics: impl IntoIterator<Item = (Arc<str>, Vec<Option<Leader>>)>) -> Self {
         let mut cluster = Self::default();
         for (topic, leaders) in topics {
-            for (partition, leader) in (0..).zip(&leaders) {
-                if let Some(leader) = leader {
-                    let led = cluster.led.entry(leader.node).or_default();
-                    led.push(TopicPartition { topic: topic.clone(), partition });
-                }
-            }
-            cluster.topics.insert(topic, leaders);
+            let place = |(partition, leader): (i32, Option<Leader>)| {
+                let leader = leader?;
+                let led = cluster.led.entry(leader.node).or_default();
+                led.push(TopicPartition { topic: topic.clone(), partition });
+                Some((leader, led.len() - 1))
+            };
+            let placed = (0..).zip(leaders).map(place).collect();
+            cluster.topics.insert(topic, placed);
         }
         cluster
     }
@@ -58,6 +60,11 @@ impl Cluster {
 
     /// The leader of a partition, if it is known and there is one.
     pub fn leader(&self, topic_partition: &TopicPartition) -> Option<Leader> {
+        self.place(topic_partition).map(|(leader, _)| leader)
+    }
+
+    /// The leader of a partition, if it is known and there is one, and the partition's place among [`Cluster::led_by`] that.
+    pub fn place(&self, topic_partition: &TopicPartition) -> Option<(Leader, usize)> {
         let leaders = self.topics.get(&topic_partition.topic)?;
         *leaders.get(usize::try_from(topic_partition.partition).ok()?)?
     }
@@ -95,5 +102,10 @@ mod tests {
         assert_eq!(cluster.nodes().map(|node| node.0).collect::<Vec<_>>(), [-1, 0, 3, 5, 7, 8, 9, 12]);
         assert_eq!(cluster.led_by(NodeId(3)), [1, 4].map(|partition| TopicPartition::new("t", partition)));
         assert_eq!(cluster.led_by(NodeId(1)), []);
+        for node in cluster.nodes() {
+            for (place, one) in cluster.led_by(node).iter().enumerate() {
+                assert_eq!(cluster.place(one), Some((Leader { node, epoch: None }, place)), "{one}");
+            }
+        }
     }
 }
