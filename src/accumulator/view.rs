@@ -20,9 +20,8 @@
 //!
 //! It never waits for an appender. A batch with a copy under way is skipped; where its time is up, or all is aborted, its records end at once and its memory comes when the copier leaves.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,13 +37,11 @@ use crate::partition_map::PartitionMap;
 use crate::pool::BufferPool;
 use crate::primitive::clock::Instant;
 use crate::primitive::random::Random;
+use crate::primitive::table::{Set, Table};
 use crate::primitive::{epoch, step};
 
 /// Batches that are over and may stay linked, beside as many as are not.
 const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
-
-/// Without a random seed, so that a run can be replayed.
-type Table<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// What is queued of a partition.
 struct Queue {
@@ -69,8 +66,8 @@ pub struct LockFreeView {
     /// Batches that are over and still linked, now and after the last sweep.
     over: usize,
     stayed: usize,
-    muted: HashSet<TopicPartition>,
-    drain_index: HashMap<NodeId, usize>,
+    muted: Set<TopicPartition>,
+    drain_index: Table<NodeId, usize>,
     next_expiry: Option<Instant>,
     /// Records whose time was up while somebody copied into their batch, since the sender asked.
     ended_early: u32,
@@ -114,8 +111,8 @@ impl LockFreeView {
             unfinished: BTreeMap::new(),
             over: 0,
             stayed: 0,
-            muted: HashSet::new(),
-            drain_index: HashMap::new(),
+            muted: Set::default(),
+            drain_index: Table::default(),
             next_expiry: None,
             ended_early: 0,
         }

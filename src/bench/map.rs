@@ -10,12 +10,14 @@
 //!
 //! # Implementations
 //! - `lockfree`: [`SegmentedMap`]. `copy-on-write`: [`CopyOnWriteMap`], which is Kafka's, its writers' lock `parking_lot`'s.
-//! - `dashmap`, `papaya`: those crates' maps from a [`TopicPartition`], with their own hasher, which is the standard library's; the other two hash the topic's name with that.
+//! - `dashmap`, `papaya`: those crates' maps from a [`TopicPartition`], with the hash that the other two use for the topic's name.
 
 use std::fmt;
 use std::hint::black_box;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use rustc_hash::FxBuildHasher;
 
 use super::load::{Done, Load, this_thread};
 use super::verdict::{Comparison, Who};
@@ -115,7 +117,7 @@ impl<M: PartitionMap<u64>> Map for M {
 }
 
 #[derive(Debug, Default)]
-struct Dash(dashmap::DashMap<TopicPartition, Arc<u64>>);
+struct Dash(dashmap::DashMap<TopicPartition, Arc<u64>, FxBuildHasher>);
 
 impl Map for Dash {
     fn get(&self, key: &TopicPartition) -> Option<u64> {
@@ -128,7 +130,7 @@ impl Map for Dash {
 }
 
 #[derive(Debug, Default)]
-struct Papaya(papaya::HashMap<TopicPartition, Arc<u64>>);
+struct Papaya(papaya::HashMap<TopicPartition, Arc<u64>, FxBuildHasher>);
 
 impl Map for Papaya {
     fn get(&self, key: &TopicPartition) -> Option<u64> {

@@ -1,10 +1,11 @@
 //! What a producer knows of a cluster: a snapshot of topics, partitions and leaders.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::TopicPartition;
+use crate::primitive::table::Table;
 
 /// A broker's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +30,7 @@ pub struct Leader {
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
     /// Of each partition, by its number, the leader, and the partition's place among those that it leads.
-    topics: HashMap<Arc<str>, Vec<Option<(Leader, usize)>>>,
+    topics: Table<Arc<str>, Vec<Option<(Leader, usize)>>>,
     led: BTreeMap<NodeId, Vec<TopicPartition>>,
 }
 

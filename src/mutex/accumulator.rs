@@ -16,7 +16,7 @@
 //! themselves that leave the lock without having appended, before they leave it. One that has not taken the lock yet will find `closed`. So nothing is counted
 //! per record, and nothing escapes.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,7 @@ use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::lock::{LockFamily, Mutex};
 use crate::primitive::random::Random;
+use crate::primitive::table::{Set, Table};
 use crate::primitive::{step, thread};
 use crate::record::{BATCH_OVERHEAD, Codec, Record, batch_size_upper_bound, validate_record};
 
@@ -271,8 +272,8 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         let view = MutexView {
             random: Random::seeded(accumulator.config.seed),
             accumulator: Arc::clone(&accumulator),
-            muted: HashSet::new(),
-            drain_index: HashMap::new(),
+            muted: Set::default(),
+            drain_index: Table::default(),
             next_expiry: None,
         };
         (accumulator, view)
@@ -366,8 +367,8 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
 /// The twin's sender's face: what Kafka keeps in sender-only fields of the accumulator.
 pub struct MutexView<F: LockFamily> {
     accumulator: Arc<MutexAccumulator<F>>,
-    muted: HashSet<TopicPartition>,
-    drain_index: HashMap<NodeId, usize>,
+    muted: Set<TopicPartition>,
+    drain_index: Table<NodeId, usize>,
     next_expiry: Option<Instant>,
     random: Random,
 }

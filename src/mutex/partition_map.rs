@@ -9,9 +9,8 @@
 //! - **CMAP-2** A table is retired by the writer that replaced it, once, under the writers' lock, after it can no longer be loaded.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::error::TopicPartition;
@@ -19,11 +18,12 @@ use crate::partition_map::PartitionMap;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire};
 use crate::primitive::epoch::{self, Atomic, Guard, Owned};
 use crate::primitive::lock::{LockFamily, Mutex};
+use crate::primitive::table;
 
 type Topics<V, F> = CopyOnWrite<Arc<str>, Topic<V, F>, F>;
 
 /// Hashed without a random seed: a walk meets the entries in the same order in every run, so that a simulation can be replayed.
-type Table<K, V> = HashMap<K, Arc<V>, BuildHasherDefault<DefaultHasher>>;
+type Table<K, V> = table::Table<K, Arc<V>>;
 
 /// One level: an immutable table, replaced as a whole.
 struct CopyOnWrite<K, V, F: LockFamily> {

@@ -41,9 +41,7 @@
 //! `get`, `with`: wait-free, one pin and three loads. `get_or_create`: lock-free, wait-free once segment and topic exist: one CAS, nothing is tried again.
 //! `for_each`, `len`: lock-free.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
@@ -53,7 +51,7 @@ use crate::error::TopicPartition;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::primitive::atomic::{AtomicPtr, fence};
 use crate::primitive::epoch::{self, Atomic, Guard, Owned};
-use crate::primitive::step;
+use crate::primitive::{step, table};
 
 /// Slots in a topic's first segment.
 const FIRST: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 1 } else { 8 };
@@ -62,8 +60,7 @@ const SEGMENTS: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 2 } el
 /// Partition numbers from 0 up to this one have slots: 131 064.
 const DENSE: usize = FIRST * ((1 << SEGMENTS) - 1);
 
-/// Without a random seed, so that a run can be replayed.
-type Table<K, V> = HashMap<K, Arc<V>, BuildHasherDefault<DefaultHasher>>;
+type Table<K, V> = table::Table<K, Arc<V>>;
 
 struct Entry<V> {
     topic_partition: TopicPartition,

@@ -33,6 +33,7 @@ pub mod random;
 #[cfg(feature = "testing")]
 pub mod sim;
 mod step;
+pub mod table;
 pub mod witness;
 
 pub use step::{Step, step};
