@@ -472,11 +472,14 @@ impl<F: LockFamily> SenderView for MutexView<F> {
         accumulator.map.for_each(|topic_partition, partition| {
             let leader = cluster.leader(topic_partition);
             let mut queue = partition.queue.lock();
-            let (head, lanes) = (self.look(&mut queue, leader, now), queue.lanes.clone());
+            let (mut head, lanes) = (self.look(&mut queue, leader, now), queue.lanes.clone());
             drop(queue);
             // Judged outside of the locks.
-            let heads = head.into_iter().chain(lanes.iter().filter_map(|lane| self.look(&mut lane.lock(), leader, now)));
-            for Look { waited, backoff, full } in heads {
+            for at in 0..=lanes.len() {
+                if at > 0 {
+                    head = self.look(&mut lanes[at - 1].lock(), leader, now);
+                }
+                let Some(Look { waited, backoff, full }) = head.take() else { continue };
                 let Some(Leader { node, .. }) = leader else {
                     if !check.unknown_leader_topics.contains(&topic_partition.topic) {
                         check.unknown_leader_topics.push(topic_partition.topic.clone());
