@@ -34,7 +34,7 @@ use crate::pool::BufferPool;
 use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::Instant;
 use crate::primitive::{epoch, step};
-use crate::record::{Record, batch_size_upper_bound, validate_record};
+use crate::record::{Record, batch_size_upper_bound, valid_payload_size};
 
 /// Batches that an appender fills by itself to earn a lane.
 const EARN: u32 = 2;
@@ -71,7 +71,7 @@ struct Own {
 /// An owner of lanes. [`Accumulator::appender`] makes it.
 pub struct LockFreeAppender {
     accumulator: Arc<LockFreeAccumulator>,
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; SLOTS]>,
     _not_sync: PhantomData<Cell<()>>,
 }
 
@@ -101,6 +101,7 @@ impl Own {
         &mut self,
         accumulator: &LockFreeAccumulator,
         record: &Record<'_>,
+        payload: usize,
         reply: &mut Reply,
     ) -> Option<Appended> {
         let node = self.open?;
@@ -112,7 +113,7 @@ impl Own {
         let node = unsafe { node.as_ref() };
         let work = Work { own: &self.lane, n: self.n, node };
         // SAFETY: as above (BATCH-F).
-        let filled = unsafe { node.fill(record, reply) };
+        let filled = unsafe { node.fill(record, payload, reply) };
         std::mem::forget(work);
         let asked = self.lane.end(self.n);
         match filled {
@@ -237,14 +238,9 @@ impl LockFreeAppender {
         let slot = || Slot { partition: 0, bytes: 0, since: Instant::ZERO, earned: false, own: None };
         Self {
             accumulator: Arc::clone(accumulator),
-            slots: std::iter::repeat_with(slot).take(SLOTS).collect(),
+            slots: Box::new(std::array::from_fn(|_| slot())),
             _not_sync: PhantomData,
         }
-    }
-
-    /// Partitions that it has a lane for now, as far as it knows.
-    pub fn lanes(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.own.is_some()).count()
     }
 
     #[inline(always)]
@@ -263,7 +259,15 @@ impl LockFreeAppender {
     #[inline(always)]
     fn find(&self, address: usize) -> Option<usize> {
         let first = Self::first(address);
-        (0..PROBES).map(|probe| (first + probe) % SLOTS).find(|at| self.slots[*at].partition == address)
+        if self.slots[first % SLOTS].partition == address {
+            return Some(first % SLOTS);
+        }
+        self.find_from(address, first)
+    }
+
+    #[inline(never)]
+    fn find_from(&self, address: usize, first: usize) -> Option<usize> {
+        (1..PROBES).map(|probe| (first + probe) % SLOTS).find(|at| self.slots[*at].partition == address)
     }
 
     /// A slot for a partition that has none: an empty one, or one that is not used for a lane. `None` if all are.
@@ -394,6 +398,10 @@ impl LockFreeAppender {
 impl Appender for LockFreeAppender {
     type Partition = LaneHandle;
 
+    fn lanes(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.own.is_some()).count()
+    }
+
     #[inline]
     fn append(
         &mut self,
@@ -402,11 +410,11 @@ impl Appender for LockFreeAppender {
         mut reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
-        validate_record(record)?;
+        let payload = valid_payload_size(record)?;
         let at = self.find(Self::address(partition));
         if let Some(at) = at
             && let Some(own) = &mut self.slots[at].own
-            && let Some(appended) = own.append(&self.accumulator, record, &mut reply)
+            && let Some(appended) = own.append(&self.accumulator, record, payload, &mut reply)
         {
             return Ok(appended);
         }

@@ -97,7 +97,12 @@ impl LockFreeAccumulator {
 
     /// A place in the batch in the tail, if there is one with room (ACC-02). It keeps the batch (BATCH-C), so nobody is pinned while he copies (L7, L8).
     #[inline]
-    pub(super) fn reserve(&self, lane: &Lane, record: &Record<'_>, published: &mut bool) -> Option<Reservation<'_, Entry, Self>> {
+    pub(super) fn reserve(
+        &self,
+        lane: &Lane,
+        record: &Record<'_>,
+        published: &mut bool,
+    ) -> Option<Reservation<'_, Entry, Self>> {
         let guard = epoch::pin();
         let (Tail::Batch(batch), _) = lane.tail(&guard) else { return None };
         let node = NonNull::from(batch);

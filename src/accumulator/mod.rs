@@ -223,6 +223,9 @@ pub trait Appender: fmt::Debug + Send + 'static {
     /// As the accumulator's.
     type Partition;
 
+    /// Partitions for which it has a lane of its own now, as far as it knows.
+    fn lanes(&self) -> usize;
+
     /// As [`Accumulator::append`]. Linearization point: as there, or where the owner takes back the announcement of its work.
     ///
     /// # Errors

@@ -32,7 +32,6 @@ use std::time::Duration;
 use super::books::{self, Node, mark};
 use super::lane::LaneHandle;
 use super::lockfree::LockFreeAccumulator;
-use owned::Owners;
 use super::{Accumulator, Drained, ReadyCheck, SenderView};
 use crate::batch::{Compressor, FinalState, SealedBatch, Watch};
 use crate::broker::{Cluster, Leader, NodeId};
@@ -42,6 +41,7 @@ use crate::pool::BufferPool;
 use crate::primitive::clock::Instant;
 use crate::primitive::random::Random;
 use crate::primitive::{epoch, step};
+use owned::Owners;
 
 /// Batches that are over and may stay linked, beside as many as are not.
 const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };

@@ -61,12 +61,7 @@ impl<F: LockFamily> Queue<F> {
 
     /// Appends to the tail, or closes the tail for appends if it has no room (ACC-02). Takes the callback out of `reply` if it has appended.
     #[inline]
-    fn try_append(
-        &mut self,
-        record: &Record<'_>,
-        reply: &mut Reply,
-        codecs: &Codecs<F>,
-    ) -> Option<Appended> {
+    fn try_append(&mut self, record: &Record<'_>, reply: &mut Reply, codecs: &Codecs<F>) -> Option<Appended> {
         let open = self.open.as_mut()?;
         let Some(Placed { future, bytes }) = open.place(record, reply) else {
             self.seal_tail(codecs);

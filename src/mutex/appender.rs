@@ -19,7 +19,8 @@ use crate::primitive::lock::LockFamily;
 use crate::record::{Record, validate_record};
 
 /// Deques by the addresses of their partitions, which their handles keep alive.
-type Lanes<F> = HashMap<usize, (MutexPartition<F>, Arc<<F as LockFamily>::Mutex<Queue<F>>>), BuildHasherDefault<Address>>;
+type Lanes<F> =
+    HashMap<usize, (MutexPartition<F>, Arc<<F as LockFamily>::Mutex<Queue<F>>>), BuildHasherDefault<Address>>;
 
 /// Addresses are as good as their own hash, but for the bits that they all have.
 #[derive(Default)]
@@ -53,6 +54,10 @@ impl<F: LockFamily> MutexAppender<F> {
 
 impl<F: LockFamily> Appender for MutexAppender<F> {
     type Partition = MutexPartition<F>;
+
+    fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
 
     #[inline]
     fn append(

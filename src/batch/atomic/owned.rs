@@ -61,20 +61,18 @@ impl<X> AtomicBatch<X> {
         self.completer(|completer| unsafe { completer.future_beside(index, timestamp) })
     }
 
-    /// Appends `record`, with plain stores.
+    /// Appends `record`, whose [`Record::payload_size`] is `payload`, with plain stores.
     ///
     /// # Safety
     /// BATCH-F: the caller owns the batch, and nobody can take it from him during the call.
     #[inline(always)]
-    pub unsafe fn fill(&self, record: &Record<'_>, reply: &mut Reply) -> Filled {
-        let payload = record.payload_size();
+    pub unsafe fn fill(&self, record: &Record<'_>, payload: usize, reply: &mut Reply) -> Filled {
         let word = self.load().without_writers();
         let Some(place) = self.place(word, record.timestamp, payload) else { return Filled::Full };
         step("batch.fill");
         self.witness.write(place.index);
         // SAFETY: BATCH-F: nobody else writes; the place lies within the memory, since only the first record may reach beyond the limit.
-        let memory =
-            unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().add(place.offset), place.size) };
+        let memory = unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().add(place.offset), place.size) };
         encode_record_sized(memory, place.body, place.index, place.timestamp_delta, record);
         if let Some(callback) = reply.callback.take()
             && let Err(callback) = self.callbacks.push(place.index, record.timestamp, callback)
