@@ -38,8 +38,10 @@
 //! `enter`: lock-free. Walking: wait-free but for the length of the list. `close`: wait-free. `sweep`: wait-free, the sender's.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::lane::LaneHandle;
+use super::owned::OwnedLane;
 use crate::batch::{AtomicBatch, Watch};
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicPtr, AtomicU8, AtomicU64};
@@ -61,6 +63,8 @@ pub(super) type Node = AtomicBatch<Entry>;
 /// What stands in the books beside a batch.
 pub(super) struct Entry {
     pub(super) lane: LaneHandle,
+    /// The lane that it is opened in, if that is an appender's own.
+    pub(super) own: Option<Arc<OwnedLane>>,
     pub(super) watch: Watch,
     /// Its number: rises along a lane. Written before the batch is opened.
     id: AtomicU64,
@@ -98,6 +102,7 @@ impl Entry {
     pub(super) fn new(lane: LaneHandle, watch: Watch) -> Self {
         Self {
             lane,
+            own: None,
             watch,
             id: AtomicU64::new(0),
             after: AtomicU64::new(0),
@@ -107,6 +112,13 @@ impl Entry {
             next_ready: AtomicPtr::new(std::ptr::null_mut()),
             reached: Witness::default(),
         }
+    }
+
+    /// Of a batch that is to be opened in `own`.
+    pub(super) fn owned(own: &Arc<OwnedLane>, watch: Watch) -> Self {
+        let mut entry = Self::new(own.lane.clone(), watch);
+        entry.own = Some(Arc::clone(own));
+        entry
     }
 
     /// To be called by whoever has reached the batch by a shared word.
@@ -179,17 +191,25 @@ impl Drop for Entry {
     }
 }
 
+/// Whether `node` is the batch that its lane has open: in the shared lane's tail, or in the word of an owned one.
+fn is_in_lane(node: &Node, guard: &Guard) -> bool {
+    match &node.extra.own {
+        None => node.extra.lane.has_in_tail(node, guard),
+        Some(own) => own.holds(node),
+    }
+}
+
 /// Whether `node` was opened, and perhaps drained.
 pub(super) fn is_open(node: &Node, guard: &Guard) -> bool {
     // The tail before the stage: if it was opened and has left the tail, the stage says so by then (BOOKS-C).
-    let in_tail = node.extra.lane.has_in_tail(node, guard);
+    let in_tail = is_in_lane(node, guard);
     in_tail || matches!(node.extra.stage(), OPENED | DRAINED)
 }
 
 /// Whether `node` was opened and not drained.
 pub(super) fn is_undrained(node: &Node, guard: &Guard) -> bool {
     // As in `is_open`.
-    let in_tail = node.extra.lane.has_in_tail(node, guard);
+    let in_tail = is_in_lane(node, guard);
     match node.extra.stage() {
         ENTERED => in_tail,
         stage => stage == OPENED,
@@ -258,7 +278,7 @@ impl Books {
         let Some(mut stays) = walk.next() else { return 0 };
         for node in walk {
             // Out of the tail it is so for good (LANE-B).
-            if !over(node) || node.extra.lane.has_in_tail(node, guard) {
+            if !over(node) || is_in_lane(node, guard) {
                 stays = node;
                 continue;
             }

@@ -131,7 +131,7 @@ impl Lane {
         self.queued.load(Relaxed)
     }
 
-    /// One more is queued: it was put back.
+    /// One more is queued: it was put back, or opened in a lane that somebody owns.
     pub(super) fn came_back(&self) {
         // Relaxed: a figure.
         self.queued.fetch_add(1, Relaxed);

@@ -6,6 +6,7 @@
 //! - A [`Lane`](super::lane) for each partition, in the map: its tail is the batch that takes records.
 //! - The [`Books`](super::books) of unfinished batches: entered by whoever opens one, struck out by the sender.
 //! - The [`Ready`](super::ready) stack: finished batches on their way to the sender.
+//! - [`OwnedLane`](super::owned)s of [`LockFreeAppender`]s, whose batches stand in the same books and go to the same stack.
 //! - What only the sender needs is in [`LockFreeView`](super::view::LockFreeView), in plain collections.
 //!
 //! # An append
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::appender::LockFreeAppender;
 use super::books::{self, Books, Entry, Node};
 use super::in_progress::InProgress;
 use super::lane::{Lane, LaneHandle, Tail};
@@ -49,9 +51,9 @@ use crate::record::{Record, batch_size_upper_bound, validate_record};
 /// The lock-free accumulator.
 pub struct LockFreeAccumulator {
     /// Shared with the lanes, which their handles may keep for longer than this lives, so that no two accumulators have the same.
-    identity: Arc<()>,
+    pub(super) identity: Arc<()>,
     pub(super) config: AccumulatorConfig,
-    clock: SharedClock,
+    pub(super) clock: SharedClock,
     pub(super) pool: AtomicPool,
     pub(super) map: SegmentedMap<Lane>,
     pub(super) books: Books,
@@ -59,7 +61,9 @@ pub struct LockFreeAccumulator {
     pub(super) in_progress: InProgress,
     pub(super) off_pool: Arc<OffPool>,
     flushes: AtomicUsize,
-    last_id: AtomicU64,
+    pub(super) last_id: AtomicU64,
+    /// Lanes that appenders have of their own.
+    pub(super) owned_lanes: AtomicUsize,
     /// Whom to wake when an append begins to wait for memory, or null.
     short: AtomicPtr<Waker>,
 }
@@ -87,13 +91,18 @@ impl Publish<Entry> for LockFreeAccumulator {
 }
 
 impl LockFreeAccumulator {
-    fn batch_size(&self) -> usize {
+    pub(super) fn batch_size(&self) -> usize {
         self.config.batch_size.max(1)
     }
 
     /// A place in the batch in the tail, if there is one with room (ACC-02). It keeps the batch (BATCH-C), so nobody is pinned while he copies (L7, L8).
     #[inline]
-    fn reserve(&self, lane: &Lane, record: &Record<'_>, published: &mut bool) -> Option<Reservation<'_, Entry, Self>> {
+    pub(super) fn reserve(
+        &self,
+        lane: &Lane,
+        record: &Record<'_>,
+        published: &mut bool,
+    ) -> Option<Reservation<'_, Entry, Self>> {
         let guard = epoch::pin();
         let (Tail::Batch(batch), _) = lane.tail(&guard) else { return None };
         let node = NonNull::from(batch);
@@ -111,7 +120,7 @@ impl LockFreeAccumulator {
 
     /// Copies `record` to its place and commits. `None` if the batch was ended meanwhile: then the callback is still in `reply`, and the record not accepted.
     #[inline]
-    fn fill(
+    pub(super) fn fill(
         &self,
         lane: &Lane,
         mut place: Reservation<'_, Entry, Self>,
@@ -237,7 +246,7 @@ impl LockFreeAccumulator {
     }
 
     /// Ends a batch that was entered and not opened; its callback back.
-    fn void(&self, node: &Node) -> Option<crate::batch::Callback> {
+    pub(super) fn void(&self, node: &Node) -> Option<crate::batch::Callback> {
         let callback = node.withdraw_callback();
         // SAFETY: BATCH-D: it was never open.
         drop(unsafe { node.take(node.extra.lane.topic_partition().clone(), 0) });
@@ -249,7 +258,7 @@ impl LockFreeAccumulator {
 
     /// An append begins to wait for memory, so what is part-filled should go at once (ACC-21); or it has published a batch and has no other way to say so.
     #[cold]
-    fn wake_sender(&self) {
+    pub(super) fn wake_sender(&self) {
         // Acquire pairs with the Release of the exchange in `wake_when_short`.
         let waker = self.short.load(Acquire);
         // SAFETY: set once, freed with the accumulator.
@@ -268,6 +277,7 @@ impl LockFreeAccumulator {
 impl Accumulator for LockFreeAccumulator {
     const NAME: &'static str = "lockfree";
     type Partition = LaneHandle;
+    type Appender = LockFreeAppender;
     type View = LockFreeView;
 
     fn new(config: AccumulatorConfig, clock: SharedClock) -> (Arc<Self>, LockFreeView) {
@@ -282,6 +292,7 @@ impl Accumulator for LockFreeAccumulator {
             off_pool: OffPool::new(),
             flushes: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
+            owned_lanes: AtomicUsize::new(0),
             short: AtomicPtr::new(ptr::null_mut()),
             config,
         });
@@ -291,6 +302,10 @@ impl Accumulator for LockFreeAccumulator {
 
     fn partition(&self, topic_partition: &TopicPartition) -> LaneHandle {
         self.map.get_or_create(topic_partition, || Lane::new(Arc::clone(&self.identity), topic_partition.clone()))
+    }
+
+    fn appender(self: &Arc<Self>) -> LockFreeAppender {
+        LockFreeAppender::new(self)
     }
 
     #[inline]
@@ -353,6 +368,10 @@ impl Accumulator for LockFreeAccumulator {
             let guard = epoch::pin();
             self.books.close(&guard);
             for node in self.books.walk(&guard) {
+                if let Some(own) = &node.extra.own {
+                    own.close();
+                    continue;
+                }
                 finished.extend(node.extra.lane.close(&guard).filter(|tail| tail.seal()).map(NonNull::from));
             }
         }

@@ -20,6 +20,8 @@
 //!
 //! It never waits for an appender. A batch with a copy under way is skipped; where its time is up, or all is aborted, its records end at once and its memory comes when the copier leaves.
 
+mod owned;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ptr::NonNull;
@@ -39,6 +41,7 @@ use crate::primitive::clock::Instant;
 use crate::primitive::random::Random;
 use crate::primitive::table::{Set, Table};
 use crate::primitive::{epoch, step};
+use owned::Owners;
 
 /// Batches that are over and may stay linked, beside as many as are not.
 const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
@@ -50,6 +53,8 @@ struct Queue {
     ready: VecDeque<SealedBatch>,
     /// Not taken yet, by their numbers.
     line: VecDeque<NonNull<Node>>,
+    /// Batches in the lines of lanes that appenders own.
+    owned: usize,
 }
 
 /// The lock-free sender's face.
@@ -59,6 +64,7 @@ pub struct LockFreeView {
     seen: Option<NonNull<Node>>,
     pending: Vec<NonNull<Node>>,
     queues: Table<TopicPartition, Queue>,
+    owners: Owners,
     /// What is queued, by its age.
     deadlines: BTreeMap<(Instant, u64), TopicPartition>,
     /// Open or drained and not struck out, by number.
@@ -107,6 +113,7 @@ impl LockFreeView {
             seen: None,
             pending: Vec::new(),
             queues: Table::default(),
+            owners: Owners::default(),
             deadlines: BTreeMap::new(),
             unfinished: BTreeMap::new(),
             over: 0,
@@ -134,9 +141,10 @@ impl LockFreeView {
             if node.extra.is_marked(mark::ENDED_EARLY) {
                 drop(self.take(node));
             } else {
-                self.advance(node.extra.lane.topic_partition());
+                self.advance_with(node);
             }
         }
+        self.advance_behind();
         self.sweep();
     }
 
@@ -167,6 +175,10 @@ impl LockFreeView {
             let (id, topic_partition) = (at.extra.id(), at.extra.lane.topic_partition());
             self.unfinished.insert(id, *node);
             self.deadlines.insert((at.created(), id), topic_partition.clone());
+            if at.extra.own.is_some() {
+                self.enter_owned(at);
+                continue;
+            }
             let queue = Self::queue(&mut self.queues, &at.extra.lane);
             // SAFETY: `known`.
             let place = queue.line.partition_point(|other| unsafe { known(*other) }.extra.id() < id);
@@ -197,6 +209,7 @@ impl LockFreeView {
             lane: lane.clone(),
             ready: VecDeque::new(),
             line: VecDeque::new(),
+            owned: 0,
         })
     }
 
@@ -391,6 +404,9 @@ impl LockFreeView {
 
     /// Takes the batch numbered `id` out of its queue, wherever it stands there. If somebody still copies into it: its node.
     fn take_out(&mut self, topic_partition: &TopicPartition, id: u64) -> Option<TakenOut> {
+        if let Some(taken) = self.take_out_owned(id) {
+            return Some(taken);
+        }
         let queue = self.queues.get_mut(topic_partition)?;
         if let Some(at) = queue.ready.iter().position(|batch| batch.id() == id) {
             let batch = queue.ready.remove(at)?;
@@ -434,10 +450,11 @@ impl SenderView for LockFreeView {
         let accumulator = &self.accumulator;
         let linger = accumulator.config.linger;
         let hurry = accumulator.pool.queued() > 0 || accumulator.is_closed() || accumulator.flush_in_progress();
-        let mut check = ReadyCheck::default();
+        let next_check = self.look_at_owned(cluster, now);
+        let mut check = ReadyCheck { next_check, ..ReadyCheck::default() };
         let muted = &self.muted;
         self.queues.retain(|topic_partition, queue| {
-            if queue.ready.is_empty() && queue.line.is_empty() {
+            if queue.ready.is_empty() && queue.line.is_empty() && queue.owned == 0 {
                 return false;
             }
             let leader = cluster.leader(topic_partition);

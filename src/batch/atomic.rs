@@ -39,8 +39,12 @@
 
 #![cfg_attr(not(any(crossbeam_loom, unlatched_shuttle)), allow(unreachable_pub, reason = "open to the models"))]
 
+mod owned;
+
 use std::fmt;
 use std::ptr::NonNull;
+
+pub use owned::Filled;
 
 use super::callbacks::Callbacks;
 use super::word::{MAX_COUNT, MAX_WRITERS, SEALED, WRITER, Word};
@@ -80,6 +84,8 @@ pub struct AtomicBatch<X> {
     /// Whether a copy panicked.
     failed: AtomicBool,
     callbacks: Callbacks,
+    /// Futures that an owner has made, see [`owned`].
+    beside: AtomicUsize,
     content: UnsafeCell<Option<Content>>,
     witness: Witness,
     created: Instant,
@@ -136,6 +142,7 @@ impl<X> AtomicBatch<X> {
             max_payload: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             callbacks: Callbacks::new(),
+            beside: AtomicUsize::new(0),
             content: UnsafeCell::new(Some(Content { lease, grown: None, completer })),
             witness: Witness::default(),
             created,
@@ -292,6 +299,8 @@ impl<X> AtomicBatch<X> {
         // SAFETY: BATCH-D, by the caller's promise.
         let content = self.content.with_mut(|content| unsafe { (*content).take() });
         let Content { lease, grown, mut completer } = content.expect("a batch is taken once (BATCH-D)");
+        // Relaxed: its owner's, and ordered as the copies are (BATCH-G).
+        completer.issued_beside(self.beside.load(Relaxed));
         for (index, timestamp, callback) in self.callbacks.close() {
             completer.on_completion(index, timestamp, callback);
         }
@@ -320,6 +329,18 @@ impl<X> AtomicBatch<X> {
     /// Takes back the callback that `begin` was given, of a batch that nobody else has appended to.
     pub fn withdraw_callback(&self) -> Option<Callback> {
         self.callbacks.close().pop().map(|(.., callback)| callback)
+    }
+}
+
+impl<X> Drop for AtomicBatch<X> {
+    fn drop(&mut self) {
+        // Relaxed: `&mut`.
+        let beside = self.beside.load(Relaxed);
+        // SAFETY: BATCH-D: nobody else is left. BATCH-G, should it never have been taken.
+        let content = self.content.with_mut(|content| unsafe { (*content).take() });
+        if let Some(mut content) = content {
+            content.completer.issued_beside(beside);
+        }
     }
 }
 

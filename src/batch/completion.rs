@@ -380,6 +380,20 @@ impl Completer {
         RecordFuture { reference: Reference(self.shared), index, timestamp, registered: None }
     }
 
+    /// A future for the record `index`, made by the only one who makes any, who keeps the count himself.
+    ///
+    /// # Safety
+    /// COMP-4: it is told by [`Completer::issued_beside`] before the completer is closed or dropped, and there are fewer than the block has.
+    #[inline]
+    pub(super) unsafe fn future_beside(&self, index: u32, timestamp: i64) -> RecordFuture {
+        RecordFuture { reference: Reference(self.shared), index, timestamp, registered: None }
+    }
+
+    /// Takes note of `count` futures that were made by [`Completer::future_beside`].
+    pub(super) fn issued_beside(&mut self, count: usize) {
+        self.issued += count;
+    }
+
     /// Fails the records of a batch that cannot be closed yet, because somebody still copies into it. Callbacks run here, in the order given; no
     /// later one will be kept.
     ///

@@ -17,10 +17,10 @@ mod word;
 pub use atomic::OwnedBatch;
 // Their users keep invariants that types cannot say: they are the crate's own, and its models'.
 #[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
-pub(crate) use atomic::{AtomicBatch, Publish, Reservation};
+pub(crate) use atomic::{AtomicBatch, Filled, Publish, Reservation};
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 #[doc(hidden)]
-pub use atomic::{AtomicBatch, Publish, Reservation};
+pub use atomic::{AtomicBatch, Filled, Publish, Reservation};
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };

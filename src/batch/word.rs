@@ -57,6 +57,11 @@ impl Word {
     pub(super) const fn seal(self) -> Self {
         Self(self.0 | SEALED)
     }
+
+    /// How far it is filled, and nothing else.
+    pub(super) const fn without_writers(self) -> Self {
+        Self(self.0 & (WRITER - 1))
+    }
 }
 
 impl std::fmt::Debug for Word {

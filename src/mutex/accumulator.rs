@@ -21,6 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::appender::MutexAppender;
 use super::batch::MutexBatch;
 use super::codec::{Codecs, Estimate};
 use super::partition_map::{CopyOnWriteMap, EntryHandle};
@@ -40,26 +41,28 @@ use crate::primitive::table::{Set, Table};
 use crate::primitive::{step, thread};
 use crate::record::{BATCH_OVERHEAD, Codec, Record, batch_size_upper_bound, validate_record};
 
-/// A partition's batches, oldest first.
-#[derive(Debug, Default)]
-struct Queue {
+/// Batches of a partition, oldest first.
+pub(super) struct Queue<F: LockFamily> {
     sealed: VecDeque<SealedBatch>,
     open: Option<MutexBatch>,
+    /// In the queue that is the partition's own: those of its appenders. Under this lock, so that a look that does not find one comes before it.
+    lanes: Vec<Arc<F::Mutex<Queue<F>>>>,
+    /// Whose turn it is among them.
+    turn: usize,
 }
 
-impl Queue {
+impl<F: LockFamily> Queue<F> {
+    fn new() -> Self {
+        Self { sealed: VecDeque::new(), open: None, lanes: Vec::new(), turn: 0 }
+    }
+
     fn len(&self) -> usize {
         self.sealed.len() + usize::from(self.open.is_some())
     }
 
     /// Appends to the tail, or closes the tail for appends if it has no room (ACC-02). Takes the callback out of `reply` if it has appended.
     #[inline]
-    fn try_append<F: LockFamily>(
-        &mut self,
-        record: &Record<'_>,
-        reply: &mut Reply,
-        codecs: &Codecs<F>,
-    ) -> Option<Appended> {
+    fn try_append(&mut self, record: &Record<'_>, reply: &mut Reply, codecs: &Codecs<F>) -> Option<Appended> {
         let open = self.open.as_mut()?;
         let Some(Placed { future, bytes }) = open.place(record, reply) else {
             self.seal_tail(codecs);
@@ -70,7 +73,7 @@ impl Queue {
     }
 
     /// Closes the open batch for appends.
-    fn seal_tail<F: LockFamily>(&mut self, codecs: &Codecs<F>) {
+    fn seal_tail(&mut self, codecs: &Codecs<F>) {
         self.sealed.extend(self.open.take().map(|open| codecs.seal(open)));
     }
 
@@ -113,7 +116,25 @@ pub struct Partition<F: LockFamily> {
     owner: Arc<()>,
     topic_partition: TopicPartition,
     estimate: Arc<Estimate>,
-    queue: F::Mutex<Queue>,
+    queue: F::Mutex<Queue<F>>,
+}
+
+impl<F: LockFamily> Partition<F> {
+    /// Calls `with` with the partition's own queue, then with each appender's.
+    fn each(&self, mut with: impl FnMut(&mut Queue<F>)) {
+        let mut queue = self.queue.lock();
+        let lanes = queue.lanes.clone();
+        with(&mut queue);
+        drop(queue);
+        lanes.iter().for_each(|lane| with(&mut lane.lock()));
+    }
+
+    /// A queue for an appender.
+    pub(super) fn add_lane(&self) -> Arc<F::Mutex<Queue<F>>> {
+        let lane = Arc::new(Mutex::new(Queue::new()));
+        self.queue.lock().lanes.push(Arc::clone(&lane));
+        lane
+    }
 }
 
 /// The handle of a partition of the twin.
@@ -163,10 +184,54 @@ impl<F: LockFamily> MutexAccumulator<F> {
         self.config.batch_size.max(1)
     }
 
+    /// That `partition` is one of ours.
+    #[inline]
+    pub(super) fn check(&self, partition: &Partition<F>) {
+        assert!(Arc::ptr_eq(&partition.owner, &self.identity), "a partition's handle was given to another accumulator");
+    }
+
+    /// Appends a valid record to a queue of `partition`: its own, or an appender's.
+    #[inline]
+    pub(super) fn append_to(
+        &self,
+        lane: &F::Mutex<Queue<F>>,
+        partition: &Partition<F>,
+        record: &Record<'_>,
+        mut reply: Reply,
+        max_block: Duration,
+    ) -> Result<Appended, AppendError> {
+        let mut queue = lane.lock();
+        // Acquire pairs with the Release store in `close`. Read true: refused. Read false: this section of the lock comes before the sender's
+        // last look, which takes this lock after the store; so the look sees what we push.
+        if self.closed.load(Acquire) {
+            return Err(AppendError::Closed);
+        }
+        if let Some(appended) = queue.try_append(record, &mut reply, &self.codecs) {
+            return Ok(appended);
+        }
+        // Relaxed: the queue's lock, which we hold, orders it: whoever takes the lock after us sees the count, and `abort_incomplete` takes every
+        // queue's lock before it reads it.
+        self.appending.fetch_add(1, Relaxed);
+        let _appending = Appending(&self.appending);
+        drop(queue);
+        self.append_to_new_batch(lane, partition, record, reply, max_block)
+    }
+
+    /// Ends an appender's queue: what is in it goes to the partition's own.
+    pub(super) fn end_lane(&self, partition: &Partition<F>, lane: &Arc<F::Mutex<Queue<F>>>) {
+        let mut queue = partition.queue.lock();
+        let mut own = lane.lock();
+        own.seal_tail(&self.codecs);
+        // In front of the open batch, behind what was put back.
+        queue.sealed.append(&mut own.sealed);
+        queue.lanes.retain(|other| !Arc::ptr_eq(other, lane));
+    }
+
     /// ACC-03 and ACC-04: memory without the lock, then the lock and the second look.
     #[cold]
     fn append_to_new_batch(
         &self,
+        queue: &F::Mutex<Queue<F>>,
         partition: &Partition<F>,
         record: &Record<'_>,
         mut reply: Reply,
@@ -178,7 +243,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
         let lease = self.pool.allocate(size, max_block)?.erase();
         let now = self.clock.now();
         step("accumulator.second-look");
-        let mut queue = partition.queue.lock();
+        let mut queue = queue.lock();
         // Acquire: see `append`.
         if self.closed.load(Acquire) {
             drop(queue);
@@ -217,11 +282,12 @@ impl<F: LockFamily> MutexAccumulator<F> {
         let mut doomed: BTreeMap<u64, (Watch, Option<SealedBatch>)> =
             self.incomplete.lock().iter().map(|(id, watch)| (*id, (watch.clone(), None))).collect();
         self.map.for_each(|_, partition| {
-            let mut queue = partition.queue.lock();
-            queue.seal_tail(&self.codecs);
-            for batch in queue.sealed.drain(..) {
-                doomed.insert(batch.id(), (batch.completion().watch(), Some(batch)));
-            }
+            partition.each(|queue| {
+                queue.seal_tail(&self.codecs);
+                for batch in queue.sealed.drain(..) {
+                    doomed.insert(batch.id(), (batch.completion().watch(), Some(batch)));
+                }
+            });
         });
         // Outside of every lock: callbacks run here, in the order in which their batches were opened, in flight or not. The memory of what is in flight
         // comes back from the transport.
@@ -253,6 +319,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
 impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
     const NAME: &'static str = F::NAME;
     type Partition = MutexPartition<F>;
+    type Appender = MutexAppender<F>;
     type View = MutexView<F>;
 
     fn new(config: AccumulatorConfig, clock: SharedClock) -> (Arc<Self>, MutexView<F>) {
@@ -284,8 +351,12 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
             owner: Arc::clone(&self.identity),
             topic_partition: topic_partition.clone(),
             estimate: self.codecs.estimate(&topic_partition.topic),
-            queue: Mutex::new(Queue::default()),
+            queue: Mutex::new(Queue::new()),
         })
+    }
+
+    fn appender(self: &Arc<Self>) -> MutexAppender<F> {
+        MutexAppender::new(self)
     }
 
     #[inline]
@@ -293,26 +364,12 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         &self,
         partition: &MutexPartition<F>,
         record: &Record<'_>,
-        mut reply: Reply,
+        reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
-        assert!(Arc::ptr_eq(&partition.owner, &self.identity), "a partition's handle was given to another accumulator");
+        self.check(partition);
         validate_record(record)?;
-        let mut queue = partition.queue.lock();
-        // Acquire pairs with the Release store in `close`. Read true: refused. Read false: this section of the lock comes before the sender's
-        // last look, which takes this lock after the store; so the look sees what we push.
-        if self.closed.load(Acquire) {
-            return Err(AppendError::Closed);
-        }
-        if let Some(appended) = queue.try_append(record, &mut reply, &self.codecs) {
-            return Ok(appended);
-        }
-        // Relaxed: the queue's lock, which we hold, orders it: whoever takes the lock after us sees the count, and `abort_incomplete` takes every
-        // queue's lock before it reads it.
-        self.appending.fetch_add(1, Relaxed);
-        let _appending = Appending(&self.appending);
-        drop(queue);
-        self.append_to_new_batch(partition, record, reply, max_block)
+        self.append_to(&partition.queue, partition, record, reply, max_block)
     }
 
     fn begin_flush(&self) {
@@ -345,7 +402,7 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
 
     fn has_undrained(&self) -> bool {
         let mut any = false;
-        self.map.for_each(|_, partition| any = any || partition.queue.lock().len() > 0);
+        self.map.for_each(|_, partition| partition.each(|queue| any = any || queue.len() > 0));
         any
     }
 
@@ -390,7 +447,7 @@ impl<F: LockFamily> MutexView<F> {
         (batch.waited(now) < backoff).then_some(backoff)
     }
 
-    fn look(&mut self, queue: &mut Queue, leader: Option<Leader>, now: Instant) -> Option<Look> {
+    fn look(&mut self, queue: &mut Queue<F>, leader: Option<Leader>, now: Instant) -> Option<Look> {
         if let Some(head) = queue.sealed.front_mut() {
             head.see_leader_epoch(leader.and_then(|leader| leader.epoch));
             let backoff = Self::backoff(&self.accumulator.config, &mut self.random, head, now);
@@ -410,25 +467,32 @@ impl<F: LockFamily> SenderView for MutexView<F> {
         let mut check = ReadyCheck::default();
         accumulator.map.for_each(|topic_partition, partition| {
             let leader = cluster.leader(topic_partition);
-            let head = self.look(&mut partition.queue.lock(), leader, now);
-            // Judged outside of the lock.
-            let Some(Look { waited, backoff, full }) = head else { return };
-            let Some(Leader { node, .. }) = leader else {
-                if !check.unknown_leader_topics.contains(&topic_partition.topic) {
-                    check.unknown_leader_topics.push(topic_partition.topic.clone());
+            let mut queue = partition.queue.lock();
+            let (mut head, lanes) = (self.look(&mut queue, leader, now), queue.lanes.clone());
+            drop(queue);
+            // Judged outside of the locks.
+            for at in 0..=lanes.len() {
+                if at > 0 {
+                    head = self.look(&mut lanes[at - 1].lock(), leader, now);
                 }
-                return;
-            };
-            if check.nodes.contains(&node) || self.muted.contains(topic_partition) {
-                return;
-            }
-            let target = backoff.unwrap_or(accumulator.config.linger);
-            let sendable = full || waited >= target || hurry;
-            if sendable && backoff.is_none() {
-                check.nodes.push(node);
-            } else {
-                let left = target.saturating_sub(waited);
-                check.next_check = Some(check.next_check.map_or(left, |so_far| so_far.min(left)));
+                let Some(Look { waited, backoff, full }) = head.take() else { continue };
+                let Some(Leader { node, .. }) = leader else {
+                    if !check.unknown_leader_topics.contains(&topic_partition.topic) {
+                        check.unknown_leader_topics.push(topic_partition.topic.clone());
+                    }
+                    return;
+                };
+                if check.nodes.contains(&node) || self.muted.contains(topic_partition) {
+                    return;
+                }
+                let target = backoff.unwrap_or(accumulator.config.linger);
+                let sendable = full || waited >= target || hurry;
+                if sendable && backoff.is_none() {
+                    check.nodes.push(node);
+                } else {
+                    let left = target.saturating_sub(waited);
+                    check.next_check = Some(check.next_check.map_or(left, |so_far| so_far.min(left)));
+                }
             }
         });
         check
@@ -452,16 +516,17 @@ impl<F: LockFamily> SenderView for MutexView<F> {
         let mut expired = Vec::new();
         let mut next: Option<Instant> = None;
         self.accumulator.map.for_each(|_, partition| {
-            let mut queue = partition.queue.lock();
-            while let Some(created) = queue.head_created() {
-                if now.saturating_since(created) < timeout {
-                    // Overflow is no expiry (ACC-39).
-                    let expiry = created.checked_add(timeout);
-                    next = [next, expiry].into_iter().flatten().min();
-                    break;
+            partition.each(|queue| {
+                while let Some(created) = queue.head_created() {
+                    if now.saturating_since(created) < timeout {
+                        // Overflow is no expiry (ACC-39).
+                        let expiry = created.checked_add(timeout);
+                        next = [next, expiry].into_iter().flatten().min();
+                        break;
+                    }
+                    expired.extend(queue.pop().map(|head| head.seal(&self.accumulator.codecs)));
                 }
-                expired.extend(queue.pop().map(|head| head.seal(&self.accumulator.codecs)));
-            }
+            });
         });
         self.next_expiry = next;
         expired
@@ -496,7 +561,54 @@ impl<F: LockFamily> SenderView for MutexView<F> {
     }
 }
 
+/// What a partition had to be drained.
+enum Taken {
+    Head(Head),
+    Nothing,
+    /// Something, for which there is no room in this request.
+    NoRoom,
+}
+
 impl<F: LockFamily> MutexView<F> {
+    /// Takes the head of a partition's queue; if there is none, of the appenders' queues by turns: a closed batch first, an open one if its time has come.
+    fn take_head(
+        &mut self,
+        partition: &Partition<F>,
+        leader: Option<Leader>,
+        room: Option<usize>,
+        now: Instant,
+    ) -> Taken {
+        let mut queue = partition.queue.lock();
+        if let Some(head) = self.look(&mut queue, leader, now) {
+            return if head.backoff.is_some() { Taken::Nothing } else { Self::pop_head(&mut queue, room) };
+        }
+        if queue.lanes.is_empty() {
+            return Taken::Nothing;
+        }
+        queue.turn = (queue.turn + 1) % queue.lanes.len();
+        let (lanes, turn) = (queue.lanes.clone(), queue.turn);
+        drop(queue);
+        let accumulator = Arc::clone(&self.accumulator);
+        let hurry = accumulator.pool.queued() > 0 || accumulator.is_closed() || accumulator.flush_in_progress();
+        for closed in [true, false] {
+            for lane in lanes[turn..].iter().chain(&lanes[..turn]) {
+                let mut queue = lane.lock();
+                let Some(head) = self.look(&mut queue, leader, now) else { continue };
+                if head.full || !closed && (hurry || head.waited >= accumulator.config.linger) {
+                    return Self::pop_head(&mut queue, room);
+                }
+            }
+        }
+        Taken::Nothing
+    }
+
+    fn pop_head(queue: &mut Queue<F>, room: Option<usize>) -> Taken {
+        if room.is_some_and(|room| queue.head_size() > room) {
+            return Taken::NoRoom;
+        }
+        queue.pop().map_or(Taken::Nothing, Taken::Head)
+    }
+
     fn drain_node(&mut self, cluster: &Cluster, node: NodeId, max_size: usize, now: Instant) -> Vec<SealedBatch> {
         let mut batches = Vec::new();
         let mut size = 0;
@@ -515,17 +627,13 @@ impl<F: LockFamily> MutexView<F> {
             let Some(partition) = self.accumulator.map.get(&topic_partition.topic, topic_partition.partition) else {
                 continue;
             };
-            let mut queue = partition.queue.lock();
             let leader = cluster.leader(topic_partition);
-            let Some(head) = self.look(&mut queue, leader, now) else { continue };
-            if head.backoff.is_some() {
-                continue;
-            }
-            if !batches.is_empty() && size + queue.head_size() > max_size {
-                break;
-            }
-            let Some(head) = queue.pop() else { continue };
-            drop(queue);
+            let room = (!batches.is_empty()).then(|| max_size.saturating_sub(size));
+            let head = match self.take_head(&partition, leader, room, now) {
+                Taken::Head(head) => head,
+                Taken::Nothing => continue,
+                Taken::NoRoom => break,
+            };
             let mut batch = head.seal(&self.accumulator.codecs);
             batch.see_leader_epoch(leader.and_then(|leader| leader.epoch));
             if let Err(error) = batch.close() {

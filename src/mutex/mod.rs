@@ -8,12 +8,14 @@
 //! Where it departs from Kafka, and why, is listed in `papers/kafka-map.md`: nothing that would slow it down.
 
 mod accumulator;
+mod appender;
 mod batch;
 mod codec;
 mod partition_map;
 mod pool;
 
 pub use accumulator::{MutexAccumulator, MutexPartition, MutexView};
+pub use appender::MutexAppender;
 pub use batch::MutexBatch;
 pub use partition_map::CopyOnWriteMap;
 pub use pool::{MutexPool, PoolCore};

@@ -11,6 +11,8 @@
 //! | `--cfg unlatched_shuttle` and feature `shuttle` | `shuttle` | shuttle's condition variable | the stand-in |
 //! | `--cfg unlatched_count` | `std`, counted | as plain | crossbeam-epoch |
 //!
+//! One thing no checker sees is taken from the kernel where it has it: [`barrier`].
+//!
 //! Under either checker `model` holds what they lack: timeouts and weak compare-exchanges that fail without a reason.
 //!
 //! The cfg flips the code; the feature only brings the dependency. Both are needed, so that our atomics and
@@ -22,6 +24,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod barrier;
 pub mod clock;
 pub mod epoch;
 pub mod lock;

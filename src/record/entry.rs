@@ -1,8 +1,8 @@
 //! A record as an appender hands it over.
 
 use super::error::RecordError;
-use super::header::NO_TIMESTAMP;
-use super::size::batch_size_upper_bound;
+use super::header::{BATCH_OVERHEAD, NO_TIMESTAMP};
+use super::size::{MAX_RECORD_OVERHEAD, batch_size_upper_bound};
 
 /// A record header: a name and optional bytes. Order and repeated names are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +54,19 @@ impl Default for Record<'_> {
 /// ```
 #[inline]
 pub fn validate_record(record: &Record<'_>) -> Result<(), RecordError> {
+    valid_payload_size(record).map(drop)
+}
+
+/// [`Record::payload_size`] of a record that the format can hold: for whoever needs both, and walks it once.
+#[inline]
+pub(crate) fn valid_payload_size(record: &Record<'_>) -> Result<usize, RecordError> {
     // No timestamp is -1, so everything from there upwards is valid.
     if record.timestamp < NO_TIMESTAMP {
         return Err(RecordError::InvalidTimestamp { timestamp: record.timestamp });
     }
-    let bound = batch_size_upper_bound(record);
-    if bound > i32::MAX as usize {
-        return Err(RecordError::TooLarge { bound });
+    let payload = record.payload_size();
+    if payload > i32::MAX as usize - (BATCH_OVERHEAD + MAX_RECORD_OVERHEAD) {
+        return Err(RecordError::TooLarge { bound: batch_size_upper_bound(record) });
     }
-    Ok(())
+    Ok(payload)
 }

@@ -118,6 +118,7 @@ pub use crc::crc32c;
 pub(crate) use decode::PausedRecords;
 pub use decode::{Batches, DecodedRecord, HeaderIter, Headers, RecordBatch, Records, batches};
 pub use encode::{assign_offset, encode_record, encode_record_sized, set_log_append_time, write_batch_header};
+pub(crate) use entry::valid_payload_size;
 pub use entry::{Header, Record, validate_record};
 pub use error::{DecodeError, Field, ProducerStateError, RecordError};
 pub use header::{

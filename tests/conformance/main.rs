@@ -8,6 +8,7 @@
 #![deny(dead_code)]
 
 mod append;
+mod appenders;
 mod batch;
 mod catalogue;
 mod completion;
@@ -41,6 +42,7 @@ const REGISTRY: &[&[&str]] = &[
     compression::TESTS,
     completion::TESTS,
     append::TESTS,
+    appenders::TESTS,
     ready::TESTS,
     drain::TESTS,
     endings::TESTS,

@@ -31,26 +31,26 @@ on_every_core![
 ];
 
 /// An accumulator on real time, with its sender's side.
-struct Line<C: Core> {
-    accumulator: Arc<C::Accumulator>,
-    view: View<C>,
-    clock: SharedClock,
-    cluster: Cluster,
+pub(crate) struct Line<C: Core> {
+    pub(crate) accumulator: Arc<C::Accumulator>,
+    pub(crate) view: View<C>,
+    pub(crate) clock: SharedClock,
+    pub(crate) cluster: Cluster,
 }
 
 impl<C: Core> Line<C> {
-    fn new(config: AccumulatorConfig, partitions: i32) -> Self {
+    pub(crate) fn new(config: AccumulatorConfig, partitions: i32) -> Self {
         let clock = SystemClock::shared();
         let (accumulator, view) = C::Accumulator::new(config, clock.clone());
         Self { accumulator, view, clock, cluster: Cluster::single_node(NODE, [(TOPIC, partitions)]) }
     }
 
-    fn drain(&mut self) -> Vec<SealedBatch> {
+    pub(crate) fn drain(&mut self) -> Vec<SealedBatch> {
         self.view.drain(&self.cluster, &[NODE], usize::MAX, self.clock.now()).remove(0).batches
     }
 
     /// Takes what there is, as a sender would, and gives it to `take`. Everything is acknowledged.
-    fn pass(&mut self, mut take: impl FnMut(&SealedBatch)) {
+    pub(crate) fn pass(&mut self, mut take: impl FnMut(&SealedBatch)) {
         for batch in self.drain() {
             take(&batch);
             assert_eq!(batch.completion().complete(0, None), Ok(true));
@@ -63,7 +63,7 @@ impl<C: Core> Line<C> {
     }
 }
 
-fn numbered(thread: usize, number: u32) -> [u8; 8] {
+pub(crate) fn numbered(thread: usize, number: u32) -> [u8; 8] {
     let mut content = [thread as u8; 8];
     content[4..].copy_from_slice(&number.to_be_bytes());
     content
@@ -82,13 +82,13 @@ fn numbers(batch: &SealedBatch) -> Vec<(usize, u32)> {
 /// What came out of one partition, in order: each thread's records, none missing, none twice. So the batches came in the order in which they were made
 /// as well; their dates say nothing about that, since a date is read before the queue is locked.
 #[derive(Default)]
-struct Log {
+pub(crate) struct Log {
     by_thread: BTreeMap<usize, u32>,
-    records: usize,
+    pub(crate) records: usize,
 }
 
 impl Log {
-    fn take(&mut self, batch: &SealedBatch) {
+    pub(crate) fn take(&mut self, batch: &SealedBatch) {
         for (thread, number) in numbers(batch) {
             let expected = self.by_thread.entry(thread).or_default();
             assert_eq!(number, *expected, "thread {thread}: a record is missing, doubled or out of order");

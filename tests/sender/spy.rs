@@ -39,6 +39,7 @@ impl<A> Spy<A> {
 impl<A: Accumulator> Accumulator for Spy<A> {
     const NAME: &'static str = A::NAME;
     type Partition = A::Partition;
+    type Appender = A::Appender;
     type View = SpyView<A::View>;
 
     fn new(config: AccumulatorConfig, clock: SharedClock) -> (Arc<Self>, Self::View) {
@@ -50,6 +51,10 @@ impl<A: Accumulator> Accumulator for Spy<A> {
 
     fn partition(&self, topic_partition: &TopicPartition) -> A::Partition {
         self.core.partition(topic_partition)
+    }
+
+    fn appender(self: &Arc<Self>) -> A::Appender {
+        self.core.appender()
     }
 
     fn append(
