@@ -17,6 +17,7 @@ use crate::runner::{Bound, Check, Model, model};
 pub(crate) fn models() -> Vec<Check> {
     vec![
         append_against_ask(),
+        last_append_against_ask(),
         full_batches_against_asks(),
         append_against_flush(),
         append_against_close(),
@@ -59,7 +60,10 @@ impl Owned {
     }
 
     fn append_with(&self, name: &str, reply: Reply) -> &'static str {
-        let value = named(name);
+        self.append_value(&named(name), reply)
+    }
+
+    fn append_value(&self, value: &str, reply: Reply) -> &'static str {
         let record = Record { timestamp: 7, value: Some(value.as_bytes()), ..Record::default() };
         // Out of the mutex meanwhile: other roles look.
         let mut appender = self.appender.lock().unwrap().take().expect("one role has it");
@@ -138,6 +142,31 @@ fn append_against_ask() -> Check {
         },
         // Where it was asked for as the owner announced d, that opens the next.
         &["later: c d|", "later: c|d|", "taken: c d|", "taken: c|d|"],
+    )
+}
+
+fn last_append_against_ask() -> Check {
+    owned(
+        "owned_last_append_against_ask",
+        "what was asked for comes though it is not full, its owner appends no more, and nobody asks again",
+        2,
+        Owned::with_lane,
+    )
+    // Short: it leaves room.
+    .role("owner", |owned: &Arc<Owned>| owned.append_value("d", Reply::IGNORE).into())
+    .role("sender", |owned| owned.pass())
+    .expect(
+        |owned, results| {
+            assert_eq!(results[0], "in");
+            // Without asking.
+            let log = format!("{}{}", results[1], owned.scene.complete(owned.scene.drain()));
+            assert!(log.contains('c'), "nobody has handed it over");
+            let log = log + &owned.rest();
+            in_order(&log, &["c", "d"]);
+            owned.scene.whole();
+            log
+        },
+        &["c d|", "c|d|"],
     )
 }
 
