@@ -33,20 +33,20 @@ pub(crate) fn models() -> Vec<Check> {
     ]
 }
 
-const NODE: NodeId = NodeId(0);
+pub(crate) const NODE: NodeId = NodeId(0);
 
 /// Ten bytes: of its bound, which is what the pool is asked for, two such records take all.
-fn named(name: &str) -> String {
+pub(crate) fn named(name: &str) -> String {
     format!("{name:.<10}")
 }
 
-struct Scene {
-    accumulator: Arc<LockFreeAccumulator>,
-    lane: LaneHandle,
+pub(crate) struct Scene {
+    pub(crate) accumulator: Arc<LockFreeAccumulator>,
+    pub(crate) lane: LaneHandle,
     view: Mutex<Option<LockFreeView>>,
-    cluster: Cluster,
-    called: Mutex<Vec<&'static str>>,
-    kept: Mutex<Vec<RecordFuture>>,
+    pub(crate) cluster: Cluster,
+    pub(crate) called: Mutex<Vec<&'static str>>,
+    pub(crate) kept: Mutex<Vec<RecordFuture>>,
 }
 
 fn tp(partition: i32) -> TopicPartition {
@@ -54,7 +54,7 @@ fn tp(partition: i32) -> TopicPartition {
 }
 
 impl Scene {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let config = AccumulatorConfig {
             buffer_memory: 1 << 10,
             batch_size: 1,
@@ -74,7 +74,7 @@ impl Scene {
         })
     }
 
-    fn with(names: &[&str]) -> Arc<Self> {
+    pub(crate) fn with(names: &[&str]) -> Arc<Self> {
         let scene = Self::new();
         names.iter().for_each(|name| assert_eq!(scene.append(name), "in"));
         scene
@@ -92,19 +92,19 @@ impl Scene {
         }
     }
 
-    fn append(&self, name: &str) -> &'static str {
+    pub(crate) fn append(&self, name: &str) -> &'static str {
         self.append_to(&self.lane, name, Reply::IGNORE)
     }
 
     /// The sender's view; no other role may use it meanwhile.
-    fn view<R>(&self, with: impl FnOnce(&mut LockFreeView) -> R) -> R {
+    pub(crate) fn view<R>(&self, with: impl FnOnce(&mut LockFreeView) -> R) -> R {
         let mut view = self.view.lock().unwrap().take().expect("one role has it");
         let result = with(&mut view);
         *self.view.lock().unwrap() = Some(view);
         result
     }
 
-    fn drain(&self) -> Vec<SealedBatch> {
+    pub(crate) fn drain(&self) -> Vec<SealedBatch> {
         self.view(|view| {
             let mut drained = view.drain(&self.cluster, &[NODE], usize::MAX, Instant::ZERO);
             drained.remove(0).batches
@@ -112,7 +112,7 @@ impl Scene {
     }
 
     /// Completes batches; the names in them, batches apart.
-    fn complete(&self, batches: Vec<SealedBatch>) -> String {
+    pub(crate) fn complete(&self, batches: Vec<SealedBatch>) -> String {
         let mut names = String::new();
         for batch in batches {
             names += &names_in(&batch);
@@ -124,7 +124,7 @@ impl Scene {
     }
 
     /// Drains until nothing is queued, nobody else being about.
-    fn rest(&self) -> String {
+    pub(crate) fn rest(&self) -> String {
         let mut log = String::new();
         while self.accumulator.has_undrained() {
             let before = log.len();
@@ -135,7 +135,7 @@ impl Scene {
     }
 
     /// That nothing is left, and every byte is back.
-    fn whole(&self) {
+    pub(crate) fn whole(&self) {
         assert!(!self.accumulator.has_undrained() && !self.accumulator.has_incomplete());
         let pool = self.accumulator.pool();
         assert_eq!(pool.available(), pool.total);

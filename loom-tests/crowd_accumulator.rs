@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use shuttle::sync::mpsc;
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Backoff, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, Backoff, SenderView};
 use unlatched::batch::{RecordFuture, RecordResult, Reply, SealedBatch};
 use unlatched::broker::{Cluster, ErrorCode, NodeId};
 use unlatched::error::{AppendError, SendError, TopicPartition};
@@ -75,7 +75,7 @@ struct Account {
 
 impl Account {
     /// `false` once it is closed.
-    fn append<A: Accumulator>(&mut self, accumulator: &A, name: Name) -> bool {
+    fn append<A: Accumulator>(&mut self, accumulator: &A, owner: Option<&mut A::Appender>, name: Name) -> bool {
         let (results, kind) = (self.results.clone(), lot(4));
         let reply = match kind {
             0 => Reply::callback(move |result| results.lock().expect("no panic in there").push((name, result))),
@@ -84,7 +84,11 @@ impl Account {
         };
         let record = Record { value: Some(&name), ..Record::default() };
         let handle = accumulator.partition(&partition(lot(PARTITIONS as u32)));
-        match accumulator.append(&handle, &record, reply, LONG) {
+        let appended = match owner {
+            Some(owner) => owner.append(&handle, &record, reply, LONG),
+            None => accumulator.append(&handle, &record, reply, LONG),
+        };
+        match appended {
             Ok(appended) => {
                 self.seen.insert("accepted");
                 self.accepted.insert(name);
@@ -228,6 +232,7 @@ impl<A: Accumulator> Sender<A> {
             0 | 1 => {
                 (0..PARTITIONS as u32).for_each(|number| self.view.unmute(&partition(number)));
                 while self.accumulator.has_undrained() {
+                    self.view.ready(&self.cluster, self.clock.now());
                     let batches = self.drain(&[NODE]);
                     batches.into_iter().for_each(|batch| self.end(batch));
                 }
@@ -266,8 +271,9 @@ where
             let accumulator = accumulator.clone();
             thread::spawn(move || {
                 let mut account = Account::default();
+                let mut owner = (lot(2) == 0).then(|| accumulator.appender());
                 for number in 0..RECORDS {
-                    if !account.append(&*accumulator, [thread, number]) {
+                    if !account.append(&*accumulator, owner.as_mut(), [thread, number]) {
                         break;
                     }
                     if thread == APPENDERS {

@@ -16,6 +16,8 @@ mod litmus;
 mod lock;
 #[path = "map.rs"]
 mod map;
+#[path = "owned.rs"]
+mod owned;
 #[path = "parker.rs"]
 mod parker;
 #[path = "pool.rs"]
@@ -42,6 +44,7 @@ pub(crate) fn models() -> Vec<Check> {
         pool::models(),
         batch::models(),
         accumulator::models(),
+        owned::models(),
     ]
     .into_iter()
     .flatten()

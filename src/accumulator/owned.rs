@@ -139,7 +139,7 @@ impl OwnedLane {
         self.node.store(node.as_ptr(), Release);
         step("owned.open");
         // Release pairs with the Acquire in `look`: who finds the batch finds it whole. Acquire: see `look`. Retired or closed first, it fails.
-        match self.word.compare_exchange(n * ONE, n * ONE | HAS_BATCH, AcqRel, Acquire) {
+        match self.word.compare_exchange(n * ONE, (n * ONE) | HAS_BATCH, AcqRel, Acquire) {
             Ok(_) => Ok(()),
             Err(word) => {
                 self.stop();
@@ -182,13 +182,13 @@ impl OwnedLane {
     /// Batch `n` becomes the caller's, to publish or to take (OWNED-A); `false` if it is the other side's. The owner seals with it, and the sender takes if [`OwnedLane::is_writing`] says no.
     pub(super) fn hand_over(&self, n: u64) -> bool {
         step("owned.hand-over");
-        let mut word = n * ONE | HAS_BATCH;
+        let mut word = (n * ONE) | HAS_BATCH;
         loop {
             // AcqRel: the owner's stores to the batch are behind us, by its program or by `is_writing`; who finds the next number sees that we have the batch.
             match self.word.compare_exchange(word, (word + ONE) & !HAS_BATCH, AcqRel, Relaxed) {
                 Ok(_) => return true,
                 // Closed meanwhile: carried over.
-                Err(now) if now == n * ONE | HAS_BATCH | CLOSED && now != word => word = now,
+                Err(now) if now == (n * ONE) | HAS_BATCH | CLOSED && now != word => word = now,
                 Err(_) => return false,
             }
         }
@@ -227,7 +227,7 @@ impl OwnedLane {
     pub(super) fn retire(&self, n: u64) -> bool {
         step("owned.retire");
         // Release pairs with the Acquire in `open`: the owner goes to the shared lane after what we have moved. Opened first, or closed, it fails.
-        self.word.compare_exchange(n * ONE, n * ONE | RETIRED, AcqRel, Relaxed).is_ok()
+        self.word.compare_exchange(n * ONE, (n * ONE) | RETIRED, AcqRel, Relaxed).is_ok()
     }
 
     /// Nothing is opened here from now on, and what is open is asked for.

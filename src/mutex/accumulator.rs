@@ -562,6 +562,7 @@ impl<F: LockFamily> SenderView for MutexView<F> {
 }
 
 /// What a partition had to be drained.
+#[allow(clippy::large_enum_variant, reason = "it is moved once")]
 enum Taken {
     Head(Head),
     Nothing,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Backoff, LockFreeAccumulator, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender as _, Backoff, LockFreeAccumulator, SenderView};
 use unlatched::batch::{RecordFuture, RecordResult, Reply, SealedBatch, Watch};
 use unlatched::broker::{Cluster, ErrorCode, NodeId};
 use unlatched::error::{AppendError, SendError, TopicPartition};
@@ -129,6 +129,8 @@ type Results = Arc<Mutex<Vec<(u32, RecordResult)>>>;
 
 struct Appender<A: Accumulator> {
     accumulator: Arc<A>,
+    /// With lanes of its own, if it has any.
+    owner: Option<A::Appender>,
     clock: SharedClock,
     random: Random,
     thread: u8,
@@ -168,7 +170,11 @@ impl<A: Accumulator> Appender<A> {
             looked_up = self.accumulator.partition(&partition(to as i32));
             &looked_up
         };
-        match self.accumulator.append(handle, &record, reply, max_block) {
+        let appended = match &mut self.owner {
+            Some(owner) => owner.append(handle, &record, reply, max_block),
+            None => self.accumulator.append(handle, &record, reply, max_block),
+        };
+        match appended {
             Ok(appended) => {
                 assert_eq!(appended.future.is_some(), wants_future);
                 self.account.accepted.insert(number);
@@ -221,6 +227,10 @@ impl<A: Accumulator> Appender<A> {
             }
             if !self.append(number) {
                 break;
+            }
+            if self.owner.is_some() && self.random.below(64) == 0 {
+                // What the former one had open goes.
+                self.owner = Some(self.accumulator.appender());
             }
         }
         (self.account, self.results, self.handles)
@@ -353,6 +363,7 @@ impl<A: Accumulator> Sender<A> {
     fn finish(&mut self) {
         (0..PARTITIONS).for_each(|number| self.view.unmute(&partition(number)));
         eventually("everything is sent", || {
+            self.view.ready(&self.cluster, self.clock.now());
             for batch in self.drain(&[NODE]) {
                 self.end(batch);
             }
@@ -417,6 +428,7 @@ where
     let appenders: Vec<_> = (0..=APPENDERS)
         .map(|thread| {
             let appender = Appender {
+                owner: (random.below(2) == 0).then(|| accumulator.appender()),
                 accumulator: accumulator.clone(),
                 clock: clock.clone(),
                 random: Random::seeded(random.below(u64::MAX)),
