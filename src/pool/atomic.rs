@@ -595,6 +595,12 @@ impl AtomicPool {
         Self(NonNull::new(Arc::into_raw(core).cast_mut()).expect("an address of something is not null"))
     }
 
+    /// Buffers on stripes and kept warm, while nobody else does anything.
+    #[cfg(test)]
+    pub(super) fn buffers_kept(&self) -> u64 {
+        self.core().heads().1 + self.core().slots.warm()
+    }
+
     fn core(&self) -> &AtomicPoolCore {
         // SAFETY: POOL-E: the handle is not gone.
         unsafe { self.0.as_ref() }
