@@ -293,7 +293,7 @@ fn shared_to_owned() -> Check {
     owned(
         "owned_after_shared",
         "the first batch of a lane stands behind the shared batch that its owner has appended to, though somebody else still copies into that one",
-        1,
+        0,
         || Owned::with(&["a"]),
     )
     .role("other", |owned: &Arc<Owned>| owned.scene.append("z").into())
@@ -315,7 +315,7 @@ fn owned_to_shared() -> Check {
     owned(
         "owned_before_shared",
         "an owner goes back to the shared lane behind all that was in its own, though somebody has opened a batch there long before",
-        1,
+        0,
         || {
             let owned = with_idle_lane();
             assert_eq!(owned.scene.append("z"), "in");

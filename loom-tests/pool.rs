@@ -38,7 +38,8 @@ pub(crate) fn models() -> Vec<Check> {
         two_stripes_against_a_new_buffer(),
         release_against_task(),
         close_against_task(),
-        future_dropped_against_release(),
+        future_dropped_against_release("pool_future_dropped_against_release", 1),
+        future_dropped_against_release("pool_future_dropped_later_against_release", 2),
         handle_against_last_lease(),
         handle_against_last_lease_of_another(),
         core_is_freed("pool_core_is_freed_by_handle", true),
@@ -469,10 +470,10 @@ fn close_against_task() -> Check {
         .expect(whole, &["closed"])
 }
 
-/// Polled once, then dropped: before the release, between its grant and a second poll, or ready; and somebody stands behind it.
-fn future_dropped_against_release() -> Check {
+/// Polled so often, then dropped: before the release, between its grant and a further poll, or ready; and somebody stands behind it.
+fn future_dropped_against_release(name: &str, polls: usize) -> Check {
     model(
-        "pool_future_dropped_against_release",
+        name,
         "a dropped future takes nothing along: the next in line has it",
         Bound::Preemptions(1),
         super::pool_line::line(1, &[], 0),
@@ -482,13 +483,19 @@ fn future_dropped_against_release() -> Check {
         scene.hand.credit(1);
         ""
     })
-    .role("task", |scene| {
+    .role("task", move |scene| {
         let task = Arc::new(Woken(ThreadParker::new()));
         // Never polled: nothing.
         drop(scene.hand.pool().allocate_async(1));
         let mut future = scene.hand.pool().allocate_async(1);
         let waker = Waker::from(task.clone());
-        let found = Pin::new(&mut future).poll(&mut Context::from_waker(&waker));
+        let mut poll = || Pin::new(&mut future).poll(&mut Context::from_waker(&waker));
+        let mut found = poll();
+        for _ in 1..polls {
+            if found.is_pending() {
+                found = poll();
+            }
+        }
         scene.join(1);
         drop(future);
         // A wake before the drop is one for the grant.

@@ -29,6 +29,10 @@ pub(crate) fn models() -> Vec<Check> {
         called_against_look(),
         called_for_the_second(),
         called_says_woken_since_the_look(),
+        called_by_a_late_note(),
+        called_against_cancel_in_the_middle(),
+        cancel_in_the_middle_against_grant(),
+        look_against_grant(),
         turn_dropped_against_release(),
     ]
 }
@@ -84,9 +88,8 @@ pub(super) fn line(total: u64, needs: &'static [u64], overtaking: u32) -> impl F
         let hand = Hand::new(total, usize::MAX, PoolOptions { overtaking, stripes: 1 }, ManualClock::at(0));
         hand.charge(total);
         let mut standers = needs.iter().map(|need| hand.join(*need));
-        let (first, second) = (standers.next(), standers.next());
-        drop(standers);
-        Scene { held: Mutex::default(), line: Mutex::default(), first, second, hand }
+        let (first, second, further) = (standers.next(), standers.next(), standers.collect());
+        Scene { held: Mutex::default(), line: Mutex::new(further), first, second, hand }
     }
 }
 
@@ -459,6 +462,110 @@ fn called_says_woken_since_the_look() -> Check {
             scene.came_to()
         },
         &["Waiting, 1 left"],
+    )
+}
+
+/// One who has woken both is stopped before he notes it; others take both bytes, both in line look and sleep, the bytes come back one by one.
+fn called_by_a_late_note() -> Check {
+    of(
+        "pool_called_by_a_late_note",
+        "a note that is of another line says nothing of this one (GAP-03, POOL-I)",
+        Bound::Preemptions(2),
+        line(2, &[1, 1], 9),
+    )
+    .role("late", |scene: &Scene| {
+        scene.hand.credit(2);
+        false
+    })
+    .role("others", |scene| {
+        if !scene.hand.overtake(1) {
+            return false;
+        }
+        assert!(scene.hand.overtake(1), "two came at once");
+        for stander in [scene.first(), scene.second()] {
+            scene.hand.was_woken(stander);
+            assert!(!scene.hand.look(stander), "nothing is there");
+        }
+        scene.hand.credit(1);
+        scene.hand.credit(1);
+        // Whoever else is stopped now.
+        assert!(scene.hand.was_woken(scene.second()), "there is enough for both");
+        true
+    })
+    .expect(
+        |scene, passed| {
+            assert!(scene.hand.was_woken(scene.first()), "there is enough");
+            format!("passed: {}, {}", passed[1], scene.came_to())
+        },
+        &["passed: false, Waiting Waiting, 2 left", "passed: true, Waiting Waiting, 2 left"],
+    )
+}
+
+/// Two of three were woken for two bytes, which others took past them; none has run. The second gives up, the bytes come back: they suffice for the third.
+fn called_against_cancel_in_the_middle() -> Check {
+    of(
+        "pool_called_against_cancel_in_the_middle",
+        "what is called for one who gives up is called for the one behind him (GAP-03)",
+        Bound::Preemptions(2),
+        || {
+            let scene = line(2, &[1, 1, 1], 9)();
+            scene.hand.credit(2);
+            assert!(scene.hand.overtake(1) && scene.hand.overtake(1));
+            scene
+        },
+    )
+    .role("release", |scene: &Scene| scene.hand.credit(2))
+    .role("gives up", |scene| assert!(scene.hand.give_up(scene.second()), "nobody is granted anything"))
+    .expect(
+        |scene, _| {
+            let third = scene.hand.was_woken(&scene.line.lock().unwrap()[0]);
+            format!("woken: {third}, {}", scene.came_to())
+        },
+        &["woken: true, Waiting Cancelled Waiting, 2 left"],
+    )
+}
+
+/// Three in line for a byte each. Two bytes come back, and who stands between two others gives up.
+fn cancel_in_the_middle_against_grant() -> Check {
+    of(
+        "pool_cancel_in_the_middle_against_grant",
+        "who gives up between two others takes nothing along and hides nobody (L3)",
+        Bound::Preemptions(1),
+        line(3, &[1, 1, 1], 0),
+    )
+    .role("release", |scene: &Scene| scene.hand.credit(2))
+    .role("gives up", |scene| _ = scene.hand.give_up(scene.second()))
+    .expect(
+        |scene, _| {
+            let third = scene.hand.was_woken(&scene.line.lock().unwrap()[0]);
+            format!("woken: {third}, {}", scene.came_to())
+        },
+        &["woken: false, Granted Granted Waiting, 0 left", "woken: true, Granted Cancelled Granted, 0 left"],
+    )
+}
+
+/// The first in line runs while another grants it its byte; what it has it gives back.
+fn look_against_grant() -> Check {
+    of(
+        "pool_look_against_grant",
+        "who finds itself granted is charged before it has anything",
+        Bound::Preemptions(3),
+        line(1, &[1], 0),
+    )
+    .role("release", |scene: &Scene| {
+        scene.hand.credit(1);
+        false
+    })
+    .role("looks", |scene| {
+        let served = scene.hand.look(scene.first());
+        if served {
+            scene.hand.credit(1);
+        }
+        served
+    })
+    .expect(
+        |scene, served| format!("served at once: {}, {}", served[1], scene.came_to()),
+        &["served at once: false, Granted, 0 left", "served at once: true, Granted, 1 left"],
     )
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use unlatched::pool::{ChainInHand, HandOnWaker, InHand, Stacks};
 use unlatched::primitive::atomic::AtomicBool;
@@ -21,10 +22,13 @@ pub(crate) fn models() -> Vec<Check> {
         shut_against_pop(),
         several_against_each(),
         stalled_chain(),
+        chain_against_pops(),
         make_against_break_up(),
         register_against_wake(),
         register_against_two_wakes(),
         registers_again(),
+        replaced_against_wakes(),
+        woken_while_registering(),
     ]
 }
 
@@ -213,6 +217,25 @@ fn stalled_chain() -> Check {
     .expect(|scene, _| scene.count(), &["1 in hand, 0 and 2"])
 }
 
+/// A chain of two comes onto a stack of one, from which two are taken meanwhile.
+fn chain_against_pops() -> Check {
+    model(
+        "stack_chain_against_pops",
+        "who takes off what a chain brought sees the chain's links",
+        Bound::Preemptions(3),
+        scene([2, 1], 0),
+    )
+    .role("chain", |scene: &Scene| {
+        let chain = scene.stacks.shut(0).expect("two are on it");
+        assert!(scene.stacks.push_chain(1, chain).is_ok(), "nobody shuts it");
+    })
+    .role("pops", |scene| {
+        scene.keep(scene.stacks.pop(1));
+        scene.keep(scene.stacks.pop(1));
+    })
+    .expect(|scene, _| scene.count(), &["1 in hand, 0 and 2", "2 in hand, 0 and 1"])
+}
+
 fn make_against_break_up() -> Check {
     model(
         "slots_make_against_break_up",
@@ -303,4 +326,35 @@ fn registers_again() -> Check {
         })
         .role("brings", |waits| waits.bring(0))
         .expect(|_, _| "found".into(), &["found"])
+}
+
+/// A task is polled with another waker than before, while the former one is being taken out; and waits for what comes after that.
+fn replaced_against_wakes() -> Check {
+    model("waker_replaced_against_wakes", "wakes reach the waker of the last poll", Bound::Full, waits)
+        .role("task", |waits: &Waits| {
+            waits.waker.register(Waker::noop().clone());
+            waits.poll_until(2);
+        })
+        .role("brings", |waits| {
+            waits.bring(0);
+            waits.bring(1);
+        })
+        .expect(|_, _| "found".into(), &["found"])
+}
+
+/// A task registers once, and looks if it was woken by then.
+fn woken_while_registering() -> Check {
+    model("waker_woken_while_registering", "who is woken sees what for", Bound::Full, waits)
+        .role("task", |waits: &Waits| {
+            waits.waker.register(Waker::from(waits.parker.clone()));
+            let woken = waits.parker.0.park_timeout(Duration::ZERO);
+            // Relaxed: see `Waits`.
+            assert!(!woken || waits.here[0].load(Relaxed), "woken, and nothing is here");
+            woken
+        })
+        .role("brings", |waits| {
+            waits.bring(0);
+            true
+        })
+        .expect(|_, woken| if woken[0] { "woken" } else { "not yet" }.into(), &["not yet", "woken"])
 }

@@ -51,7 +51,8 @@
 //!   taken after their debit, so whatever others do after that instant but making buffers themselves keeps it so: the pool's memory never exceeds the total (L10).
 //! - **POOL-H** Once a waiter has arrived, and until its turn is over, every stripe is shut: it shut them after it had said in the word that it waits, and a stripe is opened only by an exchange
 //!   of the head that was read *before* a word in which nobody waited. So every release is an exchange of the word.
-//! - **POOL-I** While CALLED is said, the first in line was woken after its last look: each look changes `seq`, and CALLED is said by an exchange from a word that was read before the wake.
+//! - **POOL-I** While CALLED is said and the word noted beside it has the same `seq`, everybody whom the noted bytes could serve was woken after his last look: that word was read before the wakes and is noted after them, and
+//!   whoever looks, joins or gives up changes `seq`.
 //! - **POOL-E** The core is freed by whoever makes `GONE && available == total` true, one exchange of the word; and not before everybody is unpinned who was pinned then. Who touches the
 //!   core after his exchange is pinned since before it; who is not has no reference by then but to the word, and frees by the address that came from `Arc::into_raw`. Who wakes others meanwhile has a count of his own, and is not pinned. The handle shuts the stripes
 //!   after setting GONE, which opens them no more: so all bytes come to the word.
@@ -126,8 +127,8 @@ pub struct AtomicPoolCore {
     slots: Slots,
     poolable: usize,
     word: CachePadded<AtomicU64>,
-    /// What would do for all who were called, in granules: written before CALLED is said.
-    called_for: AtomicU64,
+    /// A word out of which everybody who could be served was woken: written before CALLED is said.
+    called: AtomicU64,
     line: Line,
     total: u64,
     granularity: Granularity,
@@ -349,10 +350,10 @@ impl AtomicPoolCore {
     /// # Safety
     /// The granules are the caller's, charged or in hand, so the core lives until the exchange (POOL-E); the address is from `Arc::into_raw`.
     unsafe fn credit(this: NonNull<Self>, granules: u64) -> bool {
-        let (word, called_for, all) = {
+        let (word, called, all) = {
             // SAFETY: the caller's promise.
             let core = unsafe { this.as_ref() };
-            (&raw const *core.word, &core.called_for, core.all())
+            (&raw const *core.word, &core.called, core.all())
         };
         // SAFETY: as above. A reference to the word and nothing else: an atomic's may outlive, in the call that is its last, what it refers to.
         let word = unsafe { &*word };
@@ -360,9 +361,9 @@ impl AtomicPoolCore {
         let mut now = Word(word.load(Acquire));
         loop {
             let to = Word(now.0 + granules);
-            // Relaxed: it was written before the exchange that said CALLED, which our load of the word has acquired. One written since, for another word, may say more than it should: then one behind the first
-            // hears of its memory from the first, which was called and has yet to look.
-            if now.waiting() && !(now.called() && to.available() <= called_for.load(Relaxed)) {
+            // Relaxed: that one was written which the exchange that said CALLED has released, or a later one; of whatever word that was, it is true of ours if it has our `seq`, and is not asked if
+            // it has not (POOL-I).
+            if now.waiting() && !to.all_called(Word(called.load(Relaxed))) {
                 break;
             }
             match exchange(word, now, to, "pool.credit") {
@@ -579,7 +580,7 @@ impl AtomicPool {
             slots: Slots::new(total / (poolable as u64).max(1), poolable, stripes),
             poolable,
             word: CachePadded::new(AtomicU64::new(Word::new(granularity.within(total)).0)),
-            called_for: AtomicU64::new(0),
+            called: AtomicU64::new(0),
             line: Line::new(),
             total,
             granularity,
@@ -592,6 +593,12 @@ impl AtomicPool {
         });
         // The count of the pool's own, given up by `retire`.
         Self(NonNull::new(Arc::into_raw(core).cast_mut()).expect("an address of something is not null"))
+    }
+
+    /// Buffers on stripes and kept warm, while nobody else does anything.
+    #[cfg(test)]
+    pub(super) fn buffers_kept(&self) -> u64 {
+        self.core().heads().1 + self.core().slots.warm()
     }
 
     fn core(&self) -> &AtomicPoolCore {

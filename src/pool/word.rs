@@ -5,7 +5,7 @@
 //!
 //! - `available` counts *granules*: single bytes below 512 GiB, above that the least power of two with which the total fits into 39 bits. A charge is rounded up to whole
 //!   granules.
-//! - `seq` changes whenever somebody joins the line, one who stands there looks, a turn ends, or the line is found empty. So whoever exchanges the word knows that none of it happened since he read it,
+//! - `seq` changes whenever somebody joins the line, one who stands there looks or gives up, a turn ends, or the line is found empty. So whoever exchanges the word knows that none of it happened since he read it,
 //!   unless just 2^20 of such, or a multiple, did, and every other field is as it was too.
 
 use std::fmt;
@@ -14,11 +14,12 @@ const AVAILABLE_BITS: u32 = 39;
 const SEQ_BITS: u32 = 20;
 
 const AVAILABLE_MASK: u64 = (1 << AVAILABLE_BITS) - 1;
-const SEQ_ONE: u64 = 1 << (u64::BITS - SEQ_BITS);
+/// What is added for the next `seq`. The topmost field: it wraps by itself.
+pub(super) const SEQ_ONE: u64 = 1 << (u64::BITS - SEQ_BITS);
 
 /// Somebody may stand in line: all bytes but those in hand are here, and the stripes are shut.
 const WAITING: u64 = 1 << AVAILABLE_BITS;
-/// The first in line was woken, and has not looked since; and so were those behind it, as far as what is noted beside the word would do for all of them.
+/// Whoever could be served was woken, as the note beside the word says, if it is of this `seq`: see [`Word::all_called`].
 const CALLED: u64 = WAITING << 1;
 /// The first in line is to have its memory; nobody else may debit.
 const GRANT: u64 = CALLED << 1;
@@ -73,7 +74,6 @@ impl Word {
     }
 
     fn next(self) -> Self {
-        // The topmost field: it wraps by itself.
         Self(self.0.wrapping_add(SEQ_ONE))
     }
 
@@ -95,6 +95,12 @@ impl Word {
     /// Who can be served was woken.
     pub(super) fn call(self) -> Self {
         Self(self.0 | CALLED)
+    }
+
+    /// Whether everybody whom this word's bytes could serve was woken, and has yet to look. The note is a word for which that was done after it had been read: what was true of it is so of each word with
+    /// its `seq` and no more bytes, whoever noted it, and however late.
+    pub(super) fn all_called(self, noted: Self) -> bool {
+        self.called() && self.0 / SEQ_ONE == noted.0 / SEQ_ONE && self.available() <= noted.available()
     }
 
     pub(super) fn grant(self) -> Self {
@@ -190,6 +196,19 @@ mod tests {
         assert_eq!((word.taken(11), word.grant().taken(1)), (None, None));
         assert_eq!(word.grant().served(4).taken(6).map(Word::available), Some(0));
         assert!(!word.grant().skipped().rested().waiting());
+    }
+
+    #[test]
+    fn a_note_is_of_one_seq() {
+        let noted = Word::new(5).joined();
+        let (more, fewer) = (Word(noted.0 + 1), noted.taken(2).expect("there is enough"));
+        assert!(!noted.all_called(noted), "it does not say so");
+        assert_eq!([noted, fewer, more].map(|word| word.call().all_called(noted)), [true, true, false]);
+        assert!(noted.grant().call().all_called(noted), "of the same line");
+        for other in [fewer.joined(), fewer.looked(), fewer.grant().served(0), fewer.skipped(), Word(fewer.0 + SEQ_ONE)]
+        {
+            assert!(!other.call().all_called(noted), "{other:?}");
+        }
     }
 
     #[test]

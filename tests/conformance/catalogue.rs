@@ -9,7 +9,22 @@ const SCOPE: &str = include_str!("../../papers/scope.md");
 const CATALOGUE: &str = include_str!("../../papers/catalogue.md");
 
 /// The tables of `papers/scope.md`.
-const TABLES: [&str; 5] = ["In scope", "Not applicable", "In part", "Deviations", "Beyond Kafka on both cores"];
+const TABLES: [&str; 6] = [
+    "In scope",
+    "Not applicable",
+    "In part",
+    "Deviations",
+    "Beyond Kafka on the lock-free core",
+    "Beyond Kafka on both cores",
+];
+
+/// The lock-free pool's own tests, for what no test of every core can ask.
+const POOLS_OWN: [&str; 4] = [
+    include_str!("../../src/pool/tests.rs"),
+    include_str!("../../src/pool/tests/order.rs"),
+    include_str!("../../src/pool/tests/stopped.rs"),
+    include_str!("../../src/pool/tests/tasks.rs"),
+];
 
 /// A behaviour's name: family and number, as in POOL-10.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,7 +127,7 @@ fn scope() -> Scope {
 }
 
 #[test]
-fn the_scope_has_its_five_tables_and_names_only_known_ids() {
+fn the_scope_has_its_six_tables_and_names_only_known_ids() {
     let Scope { in_scope, not_applicable, tables } = scope();
     assert_eq!(tables.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(TABLES));
     // Nothing need be not applicable.
@@ -129,7 +144,7 @@ fn the_scope_has_its_five_tables_and_names_only_known_ids() {
         assert!(in_scope.contains(&row.id) && !not_applicable.contains(&row.id), "{} cannot hold in part", row.id);
         assert!(!row.cells[0].is_empty() && !row.cells[1].is_empty(), "{}: which clause is left out, and why?", row.id);
     }
-    for row in &tables["Beyond Kafka on both cores"] {
+    for row in tables["Beyond Kafka on both cores"].iter().chain(&tables["Beyond Kafka on the lock-free core"]) {
         assert_eq!(row.id.0, "GAP");
         let concerned = row.ids(2);
         assert!(concerned.iter().all(|id| defined.contains(id)), "{}: {concerned:?}", row.id);
@@ -168,6 +183,24 @@ fn every_id_in_scope_has_a_test_and_every_test_an_id() {
     );
     assert!(missing.is_empty(), "without a test: {}", missing.join(", "));
     assert_eq!(tested + not_applicable.len(), in_scope.len());
+}
+
+#[test]
+fn every_promise_of_the_lock_free_pool_has_a_test_of_its_own() {
+    let own: BTreeSet<Id> = POOLS_OWN
+        .iter()
+        .flat_map(|source| source.split("#[test]\nfn ").skip(1))
+        .filter_map(|test| Id::of_test(test.split('(').next()?))
+        .collect();
+    let tables = scope().tables;
+    let promised = tables["Beyond Kafka on the lock-free core"].iter().map(|row| row.id.clone());
+    // Those of the pool that stand in rows of other tables are asked of every core as well.
+    let suite: BTreeSet<Id> = tests().into_iter().filter_map(Id::of_test).collect();
+    let pools = (1..=10).chain([35]).map(|number| Id("GAP".into(), number));
+    let missing: Vec<_> = pools.filter(|id| !own.contains(id) && !suite.contains(id)).collect();
+    assert!(missing.is_empty(), "without a test: {missing:?}");
+    let missing: Vec<_> = promised.filter(|id| !own.contains(id)).collect();
+    assert!(missing.is_empty(), "without a test: {missing:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{AcqRel, AtomicPoolCore, PoolError, Relaxed, pinned};
 use crate::pool::line::{Place, Progress, Signal, Waiter};
+use crate::pool::word::SEQ_ONE;
 use crate::primitive::epoch;
 use crate::primitive::parker::Parker;
 use crate::primitive::step;
@@ -64,8 +65,8 @@ impl<'a> Turn<'a> {
         self.over = true;
         self.waiter.leave(&self.core.standing);
         step("pool.cancelled");
-        // AcqRel: see the fifth race at the head of `super`. An exchange that changes nothing, for its place in the word's order.
-        self.core.word.fetch_add(0, AcqRel);
+        // AcqRel: see the fifth race at the head of `super`. And what was noted of who was called is of another line now (POOL-I): a release that went by that note came before this, and is seen below.
+        self.core.word.fetch_add(SEQ_ONE, AcqRel);
         // Whoever stands behind may be served now.
         self.core.help(None);
         true
@@ -238,8 +239,8 @@ impl AtomicPoolCore {
                         drop(guard);
                         step("pool.wake");
                         fit.iter().for_each(|waiter| waiter.wake());
-                        // Relaxed: released by the exchange to whoever reads CALLED. Should another's note stand with ours, those behind the first may have to hear of it from that one.
-                        self.called_for.store(fit.iter().map(|waiter| waiter.need).sum(), Relaxed);
+                        // Relaxed: released by the exchange to whoever reads CALLED. Should another's note come after it, that one is as true, or of another `seq`: then who releases looks.
+                        self.called.store(word.0, Relaxed);
                         // After the wakes: who is stopped in between has promised nothing. Failed: somebody has looked, or there is more, or less; nothing is promised.
                         let _ = self.exchange(word, word.call(), "pool.call");
                         return;

@@ -191,6 +191,110 @@ fn gap_04_a_large_one_at_the_head_hoards_nothing() {
     }
 }
 
+/// Buffers of 64 bytes, four of them.
+fn pool_of_four(overtaking: u32) -> Arc<AtomicPool> {
+    let options = PoolOptions { overtaking, stripes: 1 };
+    Arc::new(AtomicPool::with_options(256, 64, SystemClock::shared(), options))
+}
+
+#[test]
+fn gap_05_a_wait_that_fails_leaves_buffers_whole() {
+    for overtaking in BOUNDS {
+        let pool = pool_of_four(overtaking);
+        let mut held: Vec<_> = (0..4).map(|_| pool.try_allocate(64).unwrap()).collect();
+        drop(held.split_off(2));
+        let before = pool.snapshot();
+        assert_eq!((before.pooled, before.unallocated), (128, 0));
+        let failed = pool.allocate(200, Duration::from_millis(1)).map(drop);
+        assert!(matches!(failed, Err(PoolError::Exhausted { available: 128, .. })), "{failed:?}");
+        assert_eq!((pool.snapshot().pooled, pool.snapshot().unallocated), (128, 0));
+    }
+}
+
+#[test]
+fn gap_09_what_came_back_last_is_reused_first_and_not_zeroed() {
+    for overtaking in BOUNDS {
+        let pool = pool_of_four(overtaking);
+        let mut held: Vec<_> = (0..4).map(|_| pool.try_allocate(64).unwrap()).collect();
+        for (lease, mark) in held.iter_mut().zip(1..) {
+            lease.fill(mark);
+        }
+        drop(held);
+        let again: Vec<_> = (0..4).map(|_| pool.try_allocate(64).unwrap()).collect();
+        assert_eq!(again.iter().map(|lease| lease[0]).collect::<Vec<_>>(), [4, 3, 2, 1]);
+    }
+}
+
+#[test]
+fn gap_10_what_is_leased_and_what_is_kept_never_exceed_the_total() {
+    for overtaking in BOUNDS {
+        let pool = pool_of_four(overtaking);
+        let kept = |pool: &AtomicPool| pool.buffers_kept() * 64;
+        let mut held: Vec<_> = (0..4).map(|_| pool.try_allocate(64).unwrap()).collect();
+        // What comes back beside one who waits is kept warm: memory, and not budget.
+        let large = Waiter::line_up(&pool, 256);
+        drop(held.split_off(1));
+        assert_eq!(kept(&pool), 192);
+        for size in [100, 64, 1, 192] {
+            if let Ok(odd) = pool.try_allocate(size) {
+                assert!(kept(&pool) + (odd.len() + 64) as u64 <= 256, "{size}: {} kept", kept(&pool));
+            }
+        }
+        drop(held);
+        large.assert_served();
+        assert_eq!(kept(&pool), 0, "one has all of it");
+        large.let_go();
+        assert_eq!((pool.available(), pool.queued()), (256, 0));
+    }
+}
+
+#[test]
+fn met_01_time_waited_and_waits_that_failed_are_read_beside_one_who_is_stopped() {
+    const WAIT: Duration = Duration::from_millis(2);
+    for step in ["pool.help", "pool.look", "stack.shut"] {
+        let pool = pool(2, 0);
+        let held = pool.try_allocate(2).unwrap();
+        let (stopped, go_on) = stopped_at(step, {
+            let pool = pool.clone();
+            move || pool.allocate(2, PATIENCE).map(drop)
+        });
+        for failed in 1..=3 {
+            assert!(pool.allocate(1, WAIT).is_err());
+            let now = pool.snapshot();
+            assert_eq!(now.exhausted, failed);
+            assert!(now.wait_time >= WAIT * failed as u32, "{now:?}");
+        }
+        drop(held);
+        go_on.release();
+        assert_eq!(ended("the stopped one", stopped), Ok(()));
+    }
+}
+
+#[test]
+fn met_02_who_waits_and_what_is_available_are_read_beside_one_who_is_stopped() {
+    for step in ["pool.wait", "pool.looked"] {
+        let pool = pool(10, 0);
+        let held = pool.try_allocate(6).unwrap();
+        let first = Waiter::line_up(&pool, 8);
+        let (stopped, go_on) = stopped_at(step, {
+            let pool = pool.clone();
+            move || {
+                let own = pool.allocate(9, if step == "pool.wait" { PATIENCE } else { Duration::ZERO });
+                let _ = pool.snapshot();
+                drop(own);
+            }
+        });
+        let now = pool.snapshot();
+        assert_eq!((now.total, now.available(), now.leased), (10, 4, 6), "{step}");
+        assert_eq!((now.queued, pool.queued()), (1 + usize::from(step == "pool.wait"), now.queued), "{step}");
+        drop(held);
+        go_on.release();
+        first.assert_served();
+        first.let_go();
+        ended("the stopped one", stopped);
+    }
+}
+
 #[test]
 fn gap_35_a_wake_up_for_nothing_takes_nothing() {
     for overtaking in BOUNDS {

@@ -132,6 +132,25 @@ fn gap_03_one_release_wakes_all_tasks_that_it_can_serve_and_no_more() {
 }
 
 #[test]
+fn gap_03_who_gives_up_in_the_middle_was_called_for_nobody() {
+    let (pool, woken) = (pool(2, 256), Woken::default());
+    let held = pool.try_allocate(2).unwrap();
+    let mut line = line_up(&pool, &woken, &[1, 1, 1]);
+    drop(held);
+    assert_eq!(woken.all(), [0, 1]);
+    let held = pool.try_allocate(2).expect("past them");
+    // Called and not polled yet; with what it was called for the third can be served.
+    line[1] = None;
+    drop(held);
+    // The first was woken before.
+    assert_eq!(woken.all(), [2]);
+    for number in [0, 2] {
+        drop(assert_served(&pool, &woken, number, &mut line));
+    }
+    assert_at_rest(&pool);
+}
+
+#[test]
 fn gap_35_a_task_that_is_dropped_takes_nothing_along_and_the_next_is_woken() {
     const LINE: usize = 5;
     for overtaking in [0, 256] {
