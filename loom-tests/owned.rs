@@ -307,7 +307,7 @@ fn shared_to_owned() -> Check {
             owned.scene.whole();
             log
         },
-        &["a z|b c|"],
+        &["a b|c|z|", "a z|b c|", "a|b c|z|", "a|z b|c|"],
     )
 }
 
@@ -341,7 +341,7 @@ fn owned_to_shared() -> Check {
             owned.scene.whole();
             log
         },
-        &["z e|f g|", "z e|f|g|", "z|e f|g|"],
+        &["e f|g|z|", "e f|z|g|", "z|e f|g|"],
     )
 }
 

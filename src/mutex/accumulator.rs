@@ -123,10 +123,9 @@ impl<F: LockFamily> Partition<F> {
     /// Calls `with` with the partition's own queue, then with each appender's.
     fn each(&self, mut with: impl FnMut(&mut Queue<F>)) {
         let mut queue = self.queue.lock();
-        let lanes = queue.lanes.clone();
         with(&mut queue);
-        drop(queue);
-        lanes.iter().for_each(|lane| with(&mut lane.lock()));
+        // Still under the queue's lock: a lane that ends puts what it has into the queue, which was looked at before (ACC-48).
+        queue.lanes.iter().for_each(|lane| with(&mut lane.lock()));
     }
 
     /// A queue for an appender.
