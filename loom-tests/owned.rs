@@ -123,6 +123,11 @@ fn in_order(log: &str, names: &[&str]) {
     assert!(places.is_sorted(), "{names:?} in {log}");
 }
 
+/// Outcomes with few preemptions, which is what loom can afford here, and with any number, as shuttle has them.
+fn by_checker(loom: &'static [&'static str], shuttle: &'static [&'static str]) -> &'static [&'static str] {
+    if cfg!(crossbeam_loom) { loom } else { shuttle }
+}
+
 fn append_against_ask() -> Check {
     owned(
         "owned_append_against_ask",
@@ -187,7 +192,11 @@ fn full_batches_against_asks() -> Check {
             owned.scene.whole();
             log
         },
-        &["c d|e f|", "c d|e|f|", "c|d e|f|"],
+        by_checker(
+            &["c d|e f|", "c d|e|f|", "c|d e|f|"],
+            // The sender comes in between twice.
+            &["c d|e f|", "c d|e|f|", "c|d e|f|", "c|d|e f|"],
+        ),
     )
 }
 
@@ -307,7 +316,10 @@ fn shared_to_owned() -> Check {
             owned.scene.whole();
             log
         },
-        &["a b|c|z|", "a z|b c|", "a|b c|z|", "a|z b|c|"],
+        by_checker(
+            &["a b|c|z|", "a z|b c|", "a|b c|z|", "a|z b|c|"],
+            &["a b|c|z|", "a b|z c|", "a z|b c|", "a z|b|c|", "a|b c|z|", "a|z b|c|"],
+        ),
     )
 }
 
@@ -341,7 +353,13 @@ fn owned_to_shared() -> Check {
             owned.scene.whole();
             log
         },
-        &["e f|g|z|", "e f|z|g|", "z|e f|g|"],
+        by_checker(
+            &["e f|g|z|", "e f|z|g|", "z|e f|g|"],
+            &[
+                "e f|g|z|", "e f|z g|", "e f|z|g|", "e|f g|z|", "e|z f|g|", "e|z|f g|", "z e|f g|", "z e|f|g|", "z|e f|g|",
+                "z|e|f g|",
+            ],
+        ),
     )
 }
 
