@@ -20,7 +20,9 @@ pub(crate) fn models() -> Vec<Check> {
         last_append_against_ask(),
         full_batches_against_asks(),
         append_against_flush(),
+        full_batch_against_flush(),
         append_against_close(),
+        opening_against_close(),
         birth_against_close(),
         retire_against_open(),
         shared_to_owned(),
@@ -200,6 +202,15 @@ fn full_batches_against_asks() -> Check {
     )
 }
 
+/// Whether a flush ends at once; if so, the record whose future was kept is done.
+fn flush(owned: &Arc<Owned>) -> String {
+    owned.scene.accumulator.begin_flush();
+    let flushed = owned.scene.accumulator.await_flush(Some(Duration::ZERO)).is_ok();
+    let done = owned.scene.kept.lock().unwrap().pop().expect("a future").is_done();
+    assert!(done || !flushed, "flushed, and not done");
+    if flushed { "flushed" } else { "waits" }.into()
+}
+
 fn append_against_flush() -> Check {
     owned(
         "owned_append_against_flush",
@@ -209,11 +220,7 @@ fn append_against_flush() -> Check {
     )
     .role("owner", |owned: &Arc<Owned>| {
         assert_eq!(owned.append_with("d", Reply::FUTURE), "in");
-        owned.scene.accumulator.begin_flush();
-        let flushed = owned.scene.accumulator.await_flush(Some(Duration::ZERO)).is_ok();
-        let done = owned.scene.kept.lock().unwrap().pop().expect("a future").is_done();
-        assert!(done || !flushed, "flushed, and not done");
-        if flushed { "flushed" } else { "waits" }.into()
+        flush(owned)
     })
     .role("sender", |owned| owned.pass())
     .expect(
@@ -224,6 +231,29 @@ fn append_against_flush() -> Check {
             format!("{}: {log}", results[0])
         },
         &["flushed: c d|", "waits: c d|", "waits: c|d|"],
+    )
+}
+
+fn full_batch_against_flush() -> Check {
+    owned(
+        "owned_full_batch_against_flush",
+        "a flush waits for a batch that was opened, filled and handed over before it",
+        1,
+        with_idle_lane,
+    )
+    .role("owner", |owned: &Arc<Owned>| {
+        assert_eq!([owned.append("e"), owned.append_with("f", Reply::FUTURE)], ["in"; 2]);
+        flush(owned)
+    })
+    .role("sender", |owned| owned.pass())
+    .expect(
+        |owned, results| {
+            let log = format!("{}{}", results[1], owned.rest());
+            in_order(&log, &["e", "f"]);
+            owned.scene.whole();
+            format!("{}: {log}", results[0])
+        },
+        &["?"],
     )
 }
 
@@ -249,6 +279,25 @@ fn append_against_close() -> Check {
             format!("{}, {}: {log}", results[0], results[1])
         },
         &["in in, seen: c d|e|", "in refused, seen: c d|", "refused refused, seen: c|"],
+    )
+}
+
+fn opening_against_close() -> Check {
+    owned(
+        "owned_opening_against_close",
+        "a batch that was entered before the close and not opened is refused, or seen by a look after the close (ACC-48)",
+        2,
+        with_idle_lane,
+    )
+    .role("owner", |owned: &Arc<Owned>| owned.append("e").into())
+    .role("closer", close_and_look)
+    .expect(
+        |owned, results| {
+            let log = owned.rest();
+            owned.scene.whole();
+            format!("{}, {}: {log}", results[0], results[1])
+        },
+        &["in, seen: e|", "refused, nothing: "],
     )
 }
 
@@ -302,64 +351,56 @@ fn shared_to_owned() -> Check {
     owned(
         "owned_after_shared",
         "the first batch of a lane stands behind the shared batch that its owner has appended to, though somebody else still copies into that one",
-        0,
+        1,
         || Owned::with(&["a"]),
     )
     .role("other", |owned: &Arc<Owned>| owned.scene.append("z").into())
-    .role("owner", |owned| format!("{} {}", owned.append("b"), owned.append("c")))
-    .role("sender", |owned| owned.pass())
+    // The sender's part is its own: what matters is where the other one is stopped.
+    .role("owner", |owned| {
+        assert_eq!([owned.append("b"), owned.append("c")], ["in"; 2]);
+        owned.pass()
+    })
     .expect(
         |owned, results| {
-            let log = format!("{}{}", results[2], owned.rest());
+            let log = format!("{}{}", results[1], owned.rest());
             in_order(&log, &["a", "b", "c"]);
             assert!(log.contains('z'));
             owned.scene.whole();
             log
         },
-        by_checker(
-            &["a b|c|z|", "a z|b c|", "a|b c|z|", "a|z b|c|"],
-            &["a b|c|z|", "a b|z c|", "a z|b c|", "a z|b|c|", "a|b c|z|", "a|z b|c|"],
-        ),
+        &["?"],
     )
 }
 
 fn owned_to_shared() -> Check {
     owned(
         "owned_before_shared",
-        "an owner goes back to the shared lane behind all that was in its own, though somebody has opened a batch there long before",
-        0,
-        || {
-            let owned = with_idle_lane();
-            assert_eq!(owned.scene.append("z"), "in");
-            owned
-        },
+        "an owner goes back to the shared lane behind all that was in its own, though that waits behind a batch which somebody still copies into",
+        1,
+        || Owned::with(&["a"]),
     )
-    .role("owner", |owned: &Arc<Owned>| format!("{} {} {}", owned.append("e"), owned.append("f"), owned.append("g")))
-    .role("sender", |owned| {
+    .role("other", |owned: &Arc<Owned>| owned.scene.append("z").into())
+    .role("owner", |owned| {
+        assert_eq!([owned.append("b"), owned.append("c")], ["in"; 2]);
         let mut log = String::new();
-        for milliseconds in [20, 30] {
+        // Looks at a lane that has nothing open, so that it may be given up.
+        for milliseconds in [20, 40, 60] {
             let later = Instant::ZERO.saturating_add(Duration::from_millis(milliseconds));
             owned.scene.view(|view| view.ready(&owned.scene.cluster, later));
             log += &owned.scene.complete(owned.scene.drain());
         }
+        assert_eq!([owned.append("d"), owned.append("e")], ["in"; 2]);
         log
     })
     .expect(
         |owned, results| {
-            assert_eq!(results[0], "in in in");
             let log = format!("{}{}", results[1], owned.rest());
-            in_order(&log, &["e", "f", "g"]);
+            in_order(&log, &["a", "b", "c", "d", "e"]);
             assert!(log.contains('z'));
             owned.scene.whole();
             log
         },
-        by_checker(
-            &["e f|g|z|", "e f|z|g|", "z|e f|g|"],
-            &[
-                "e f|g|z|", "e f|z g|", "e f|z|g|", "e|f g|z|", "e|z f|g|", "e|z|f g|", "z e|f g|", "z e|f|g|", "z|e f|g|",
-                "z|e|f g|",
-            ],
-        ),
+        &["?"],
     )
 }
 

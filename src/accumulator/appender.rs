@@ -441,3 +441,95 @@ impl fmt::Debug for LockFreeAppender {
         f.debug_struct("LockFreeAppender").field("lanes", &self.lanes()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(any(crossbeam_loom, unlatched_shuttle))))]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::accumulator::{AccumulatorConfig, LockFreeView, SenderView};
+    use crate::broker::{Cluster, NodeId};
+    use crate::error::TopicPartition;
+    use crate::primitive::clock::SystemClock;
+
+    const BATCH: usize = 256;
+
+    struct Scene {
+        accumulator: Arc<LockFreeAccumulator>,
+        view: LockFreeView,
+        cluster: Cluster,
+    }
+
+    impl Scene {
+        fn new(batches: usize) -> Self {
+            let config = AccumulatorConfig {
+                buffer_memory: (batches * BATCH) as u64,
+                batch_size: BATCH,
+                linger: Duration::from_secs(3_600),
+                ..AccumulatorConfig::default()
+            };
+            let (accumulator, view) = LockFreeAccumulator::new(config, SystemClock::shared());
+            Self { accumulator, view, cluster: Cluster::single_node(NodeId(0), [("t", 1)]) }
+        }
+
+        /// Appends enough to earn a lane twice; the most lanes that it had.
+        fn fill(&mut self, appender: &mut LockFreeAppender) -> usize {
+            let partition = self.accumulator.partition(&TopicPartition::new("t", 0));
+            let record = Record { timestamp: 7, value: Some(&[b'x'; 30]), ..Record::default() };
+            let mut most = 0;
+            for _ in 0..100 {
+                let appended = appender.append(&partition, &record, Reply::IGNORE, Duration::ZERO);
+                assert!(appended.is_ok(), "{appended:?}");
+                most = most.max(appender.lanes());
+                let now = self.accumulator.clock.now();
+                let ready = self.view.ready(&self.cluster, now);
+                for batch in
+                    self.view.drain(&self.cluster, &ready.nodes, usize::MAX, now).into_iter().flat_map(|of| of.batches)
+                {
+                    batch.completion().complete(0, None).expect("completed once");
+                    self.view.deallocate(batch).expect("in the books");
+                }
+            }
+            most
+        }
+    }
+
+    #[test]
+    fn no_lane_is_granted_while_somebody_waits_for_memory() {
+        let mut scene = Scene::new(64);
+        let accumulator = Arc::clone(&scene.accumulator);
+        let mut appender = accumulator.appender();
+        let held = accumulator.pool.allocate(BATCH, Duration::ZERO).expect("it is all there");
+        {
+            let mut whole = pin!(accumulator.pool.allocate_async(64 * BATCH));
+            assert!(whole.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert_eq!(scene.fill(&mut appender), 0);
+        }
+        assert_eq!(scene.fill(&mut appender), 1, "nobody waits any more");
+        drop(held);
+    }
+
+    #[test]
+    fn no_lane_is_granted_where_the_pool_has_no_room_for_it() {
+        let mut scene = Scene::new(64);
+        let accumulator = Arc::clone(&scene.accumulator);
+        let mut appender = accumulator.appender();
+        // All but three batches, less than a sixteenth of the pool.
+        let held = accumulator.pool.allocate(61 * BATCH, Duration::ZERO).expect("it is all there");
+        assert_eq!(scene.fill(&mut appender), 0);
+        drop(held);
+        assert_eq!(scene.fill(&mut appender), 1, "there is room");
+    }
+
+    #[test]
+    fn owned_lanes_together_have_at_most_half_of_the_pool() {
+        let mut scene = Scene::new(4);
+        let accumulator = Arc::clone(&scene.accumulator);
+        let mut appenders = [(); 4].map(|()| accumulator.appender());
+        let lanes: usize = appenders.iter_mut().map(|appender| scene.fill(appender)).sum();
+        assert_eq!(lanes, 2);
+        drop(appenders);
+        assert_eq!(accumulator.owned_lanes.load(Relaxed), 0);
+    }
+}

@@ -306,7 +306,8 @@ impl LockFreeView {
     /// The places of partitions with something queued, among those that their node leads (GAP-31: nothing else is looked at).
     fn places(&self, cluster: &Cluster) -> BTreeMap<NodeId, Vec<usize>> {
         let mut places = BTreeMap::<_, Vec<_>>::new();
-        for (Leader { node, .. }, place) in self.queues.keys().filter_map(|queued| cluster.place(queued)) {
+        let queued = self.queues.iter().filter(|(_, queue)| !(queue.ready.is_empty() && queue.line.is_empty()));
+        for (Leader { node, .. }, place) in queued.filter_map(|(queued, _)| cluster.place(queued)) {
             places.entry(node).or_default().push(place);
         }
         places.values_mut().for_each(|places| places.sort_unstable());
@@ -418,18 +419,24 @@ impl LockFreeView {
         let node = queue.line.iter().copied().find(|node| of(*node).extra.id() == id)?;
         let at = of(node);
         let finished = at.seal() || at.extra.is_marked(mark::PUBLISHED);
-        at.extra.mark(mark::GONE);
-        self.leaves(at);
-        let taken = if finished {
-            let (Taken::Whole(batch) | Taken::Failed(batch)) = self.take(at);
-            Ok(batch)
-        } else {
-            at.extra.mark(mark::ENDED_EARLY);
-            Err(node)
-        };
+        let taken = self.take_gone(node, finished);
         // What stands behind it may be in its turn now.
         self.advance(topic_partition);
         Some(taken)
+    }
+
+    /// Takes what stands in a line and is to go before its turn, if it is `finished`; else its node.
+    fn take_gone(&mut self, node: NonNull<Node>, finished: bool) -> TakenOut {
+        // SAFETY: `known`.
+        let at = unsafe { known(node) };
+        at.extra.mark(mark::GONE);
+        self.leaves(at);
+        if !finished {
+            at.extra.mark(mark::ENDED_EARLY);
+            return Err(node);
+        }
+        let (Taken::Whole(batch) | Taken::Failed(batch)) = self.take(at);
+        Ok(batch)
     }
 
     /// Ends the records of a batch that somebody still copies into. Its memory comes with the ready stack.

@@ -182,14 +182,20 @@ fn draws(threads: usize) -> Vec<Random> {
     (0..threads as u64).map(Random::seeded).collect()
 }
 
-fn gets((map, keys): &Filled, task: &Task) -> Run {
+/// Looks one of them up, and that it is the right one.
+#[inline]
+fn look_up((map, keys): &Filled, random: &mut Random) {
+    let at = random.below(keys.len() as u64);
+    assert_eq!(black_box(map.get(&keys[at as usize])), Some(at));
+}
+
+fn gets(filled: &Filled, task: &Task) -> Run {
     collect_garbage();
     let load = Load {
         clock: &SystemClock::new(),
         states: draws(task.threads),
         op: |random: &mut Random, _| {
-            let at = random.below(keys.len() as u64);
-            assert_eq!(black_box(map.get(&keys[at as usize])), Some(at));
+            look_up(filled, random);
             Done::Now
         },
         helpers: 0,
@@ -200,7 +206,7 @@ fn gets((map, keys): &Filled, task: &Task) -> Run {
 }
 
 fn mixed(make: Make, task: &Task) -> Run {
-    let (map, keys) = filled(make, OF_TOPIC);
+    let filled = filled(make, OF_TOPIC);
     collect_garbage();
     let own: Vec<Arc<str>> = (0..task.threads).map(|thread| format!("own-{thread}").into()).collect();
     let load = Load {
@@ -209,10 +215,9 @@ fn mixed(make: Make, task: &Task) -> Run {
         op: |random: &mut Random, count| {
             if count % CREATES_EACH == CREATES_EACH - 1 {
                 let partition = count / CREATES_EACH % CREATED;
-                map.create(&TopicPartition::new(Arc::clone(&own[this_thread()]), partition as i32), partition);
+                filled.0.create(&TopicPartition::new(Arc::clone(&own[this_thread()]), partition as i32), partition);
             } else {
-                let at = random.below(keys.len() as u64);
-                assert_eq!(black_box(map.get(&keys[at as usize])), Some(at));
+                look_up(&filled, random);
             }
             Done::Now
         },

@@ -67,10 +67,10 @@ impl<F: LockFamily> Appender for MutexAppender<F> {
         reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
-        let address = std::ptr::from_ref::<Partition<F>>(partition).addr();
-        let (_, queue) = self.lanes.entry(address).or_insert_with(|| (partition.clone(), partition.add_lane()));
         self.accumulator.check(partition);
         validate_record(record)?;
+        let address = std::ptr::from_ref::<Partition<F>>(partition).addr();
+        let (_, queue) = self.lanes.entry(address).or_insert_with(|| (partition.clone(), partition.add_lane()));
         self.accumulator.append_to(queue, partition, record, reply, max_block)
     }
 }

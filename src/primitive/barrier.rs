@@ -125,6 +125,7 @@ mod tests {
             let mut missed = Vec::new();
             for round in 1..=ROUNDS {
                 start.wait();
+                // Relaxed, both: the fence between them is what is tried.
                 own.store(round, Relaxed);
                 fence();
                 if other.load(Relaxed) < round {

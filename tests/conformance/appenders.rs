@@ -1,19 +1,18 @@
 //! Appenders: order within each over every change of lane (L6, ACC-47), flush, abort and close with appenders at work (ACC-41 to ACC-48), what is left when one is dropped.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, SenderView};
 use unlatched::batch::Reply;
 use unlatched::error::{AppendError, SendError};
-use unlatched::pool::PoolError;
 use unlatched::primitive::atomic::{AtomicBool, AtomicUsize};
 use unlatched::primitive::random::Random;
 
 use crate::batch::{millis, tp, value};
-use crate::order::{Line, Log, numbered};
+use crate::order::{Line, Log, numbered, until_closed};
 use crate::pool::assert_at_rest;
 use crate::rig::{BATCH, NODE, Rig, config};
 use crate::support::{Core, LONG, Stopwatch, Worker, on_every_core};
@@ -28,6 +27,7 @@ on_every_core![
     acc_41_a_flush_waits_for_what_lies_in_owned_lanes,
     acc_38_what_lies_in_an_owned_lane_expires,
     acc_21_a_batch_in_an_owned_lane_lingers_no_longer_than_another,
+    acc_21_little_traffic_by_an_appender_looks_like_one_lane,
     gap_21_a_dropped_appender_loses_nothing,
     gap_21_an_appender_outlives_its_sender,
 ];
@@ -156,31 +156,10 @@ fn acc_47_an_appender_goes_from_thread_to_thread<C: Core>() {
 
 /// Threads whose appenders append to one partition until they are refused, and how many of their records were accepted.
 fn append_until_closed<C: Core>(line: &Line<C>, threads: usize, called: &Arc<AtomicUsize>) -> Vec<Worker<usize>> {
-    let start = Arc::new(Barrier::new(threads + 1));
-    let appenders = (0..threads)
-        .map(|thread| {
-            let (accumulator, start, called) = (line.accumulator.clone(), start.clone(), called.clone());
-            Worker::start(move || {
-                let handle = accumulator.partition(&tp(0));
-                let mut appender = accumulator.appender();
-                start.wait();
-                for number in 0.. {
-                    let called = called.clone();
-                    let reply = Reply::callback(move |_| {
-                        called.fetch_add(1, SeqCst);
-                    });
-                    match appender.append(&handle, &value(&numbered(thread, number)), reply, LONG) {
-                        Ok(_) => {}
-                        Err(AppendError::Closed | AppendError::Pool(PoolError::Closed)) => return number as usize,
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-                unreachable!("it is closed some day")
-            })
-        })
-        .collect();
-    start.wait();
-    appenders
+    until_closed(line, threads, called, |accumulator| {
+        let (mut appender, handle) = (accumulator.appender(), accumulator.partition(&tp(0)));
+        move |record, reply| appender.append(&handle, record, reply, LONG)
+    })
 }
 
 fn acc_48_nothing_slips_in_from_an_appender<C: Core>() {
@@ -321,6 +300,57 @@ fn acc_21_a_batch_in_an_owned_lane_lingers_no_longer_than_another<C: Core>() {
     rig.pass(1);
     assert!(rig.is_ready());
     assert_eq!(crate::rig::values(&[rig.drain_one()]), ["mine", "too"]);
+}
+
+/// The batches, with the milliseconds at which they were drained, and the memory in use after each record, of a record in each of these pauses.
+fn by_and_by<C: Core>(
+    pauses: &[u64],
+    mut append: impl FnMut(&C::Accumulator, &unlatched::record::Record<'_>, &Rig<C>),
+    rig: &mut Rig<C>,
+) -> (Vec<(usize, Vec<String>)>, Vec<u64>) {
+    let (mut batches, mut in_use) = (Vec::new(), Vec::new());
+    for (number, pause) in pauses.iter().enumerate() {
+        let accumulator = rig.accumulator.clone();
+        append(&accumulator, &value(&numbered(0, number as u32)), rig);
+        in_use.push(accumulator.pool().leased);
+        for _ in 0..*pause {
+            rig.pass(1);
+            if rig.is_ready() {
+                let batch = rig.drain_one();
+                batches.push((number, crate::rig::values([&batch])));
+                rig.acknowledge(batch);
+            }
+        }
+    }
+    (batches, in_use)
+}
+
+fn acc_21_little_traffic_by_an_appender_looks_like_one_lane<C: Core>() {
+    let config = || AccumulatorConfig { linger: millis(5), ..ample() };
+    // Two in each linger, bursts of three, pauses; never two batches in two lingers.
+    let mut random = Random::seeded(7);
+    let pauses: Vec<u64> = (0..300).map(|_| [0, 2, 3, 9][random.below(4) as usize]).collect();
+    let mut rig = Rig::<C>::with(config());
+    let shared = by_and_by(
+        &pauses,
+        |accumulator, record, rig| {
+            assert!(accumulator.append(&rig.partition(0), record, Reply::IGNORE, Duration::ZERO).is_ok());
+        },
+        &mut rig,
+    );
+    let mut rig = Rig::<C>::with(config());
+    let mut appender = rig.accumulator.appender();
+    let own = by_and_by(
+        &pauses,
+        |_, record, rig| {
+            assert!(appender.append(&rig.partition(0), record, Reply::IGNORE, Duration::ZERO).is_ok());
+        },
+        &mut rig,
+    );
+    assert!(shared.0.len() > 50, "{} batches", shared.0.len());
+    assert_eq!(own, shared);
+    // The twin's appenders have a deque of their own from the first record on.
+    assert_eq!(appender.lanes(), usize::from(C::NAME != "lockfree"));
 }
 
 fn gap_21_a_dropped_appender_loses_nothing<C: Core>() {

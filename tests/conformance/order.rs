@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Backoff, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appended, Backoff, SenderView};
 use unlatched::batch::{Reply, SealedBatch};
 use unlatched::broker::{Cluster, ErrorCode};
 use unlatched::error::{AppendError, SendError};
@@ -14,6 +14,7 @@ use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::atomic::{AtomicBool, AtomicUsize};
 use unlatched::primitive::clock::{SharedClock, SystemClock};
 use unlatched::primitive::random::Random;
+use unlatched::record::Record;
 
 use crate::batch::{TOPIC, millis, read, tp, value};
 use crate::pool::assert_at_rest;
@@ -218,19 +219,36 @@ fn acc_47_order_holds_over_retries_one_at_a_time<C: Core>() {
 
 /// Threads that append to one partition until they are refused, and how many of their records were accepted.
 fn append_until_closed<C: Core>(line: &Line<C>, threads: usize, callbacks: &Arc<AtomicUsize>) -> Vec<Worker<usize>> {
+    until_closed(line, threads, callbacks, |accumulator| {
+        let (accumulator, handle) = (accumulator.clone(), accumulator.partition(&tp(0)));
+        move |record, reply| accumulator.append(&handle, record, reply, LONG)
+    })
+}
+
+/// The same by what `means` gives each thread.
+pub(crate) fn until_closed<C: Core, F>(
+    line: &Line<C>,
+    threads: usize,
+    callbacks: &Arc<AtomicUsize>,
+    means: impl Fn(&Arc<C::Accumulator>) -> F + Send + Clone + 'static,
+) -> Vec<Worker<usize>>
+where
+    F: FnMut(&Record<'_>, Reply) -> Result<Appended, AppendError>,
+{
     let start = Arc::new(Barrier::new(threads + 1));
     let appenders = (0..threads)
         .map(|thread| {
             let (accumulator, start, callbacks) = (line.accumulator.clone(), start.clone(), callbacks.clone());
+            let means = means.clone();
             Worker::start(move || {
-                let handle = accumulator.partition(&tp(0));
+                let mut append = means(&accumulator);
                 start.wait();
                 for number in 0.. {
                     let called = callbacks.clone();
                     let reply = Reply::callback(move |_| {
                         called.fetch_add(1, SeqCst);
                     });
-                    match accumulator.append(&handle, &value(&numbered(thread, number)), reply, LONG) {
+                    match append(&value(&numbered(thread, number)), reply) {
                         Ok(_) => {}
                         Err(AppendError::Closed | AppendError::Pool(PoolError::Closed)) => return number as usize,
                         Err(error) => panic!("{error}"),

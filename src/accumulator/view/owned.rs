@@ -25,7 +25,7 @@ use super::super::Accumulator;
 use super::super::appender::SHORTEST;
 use super::super::books::{Node, mark};
 use super::super::owned::{OwnedLane, State};
-use super::{LockFreeView, Taken, TakenOut, known};
+use super::{LockFreeView, TakenOut, known};
 use crate::broker::Cluster;
 use crate::pool::BufferPool;
 use crate::primitive::barrier::Barrier;
@@ -255,15 +255,7 @@ impl LockFreeView {
             return None;
         }
         let finished = at.extra.is_marked(mark::PUBLISHED) || Self::demand(own, node);
-        at.extra.mark(mark::GONE);
-        self.leaves(at);
-        let taken = if finished {
-            let (Taken::Whole(batch) | Taken::Failed(batch)) = self.take(at);
-            Ok(batch)
-        } else {
-            at.extra.mark(mark::ENDED_EARLY);
-            Err(node)
-        };
+        let taken = self.take_gone(node, finished);
         // What stands behind it may be in its turn now.
         self.advance_owned(place);
         Some(taken)

@@ -176,7 +176,8 @@ impl AtomicPoolCore {
                 return false;
             }
             while word.waiting() && self.line.is_front(&front, &guard) {
-                // Closed, or too little now; or its turn is over, and whoever is first then is not to be passed on its account.
+                // Closed, or too little now; or its turn is over, and whoever is first then is not to be passed on its account. (That it is still the front only says whether to count at the next one
+                // instead: the word was read before the state, so a turn that was over by then says so here.)
                 let may = !word.closed() && first.progress() == Progress::Waiting;
                 let Some(to) = word.taken(granules).filter(|_| may) else {
                     first.uncount_pass();
