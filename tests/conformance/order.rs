@@ -266,7 +266,8 @@ fn acc_48_nothing_slips_in_after_the_last_look<C: Core>() {
     let watch = Stopwatch::start();
     let mut random = Random::seeded(8);
     let mut rounds = 0;
-    while watch.elapsed() < millis(900) {
+    // However little of the machine there is for it.
+    while rounds < 4 || watch.elapsed() < millis(900) {
         let mut line = Line::<C>::new(AccumulatorConfig { buffer_memory: 1 << 20, ..scarce() }, 1);
         let callbacks = Arc::new(AtomicUsize::new(0));
         let appenders = append_until_closed(&line, 3, &callbacks);
@@ -288,7 +289,6 @@ fn acc_48_nothing_slips_in_after_the_last_look<C: Core>() {
         assert_at_rest(&line.accumulator.pool());
         rounds += 1;
     }
-    assert!(rounds > 3, "{rounds} rounds");
 }
 
 fn acc_44_forced_close_under_load_ends_every_record<C: Core>() {
