@@ -740,8 +740,9 @@ impl BufferPool for AtomicPool {
     fn close(&self) {
         let core = self.core();
         step("pool.close");
-        // AcqRel: who was linked before is seen below and woken; who joins later makes its exchange after ours, and sees CLOSED; and who finds a stripe shut by us sees it too.
-        core.word.fetch_or(CLOSED, AcqRel);
+        // Relaxed: the stripes order it, which both we and whoever joins shut after our exchanges of the word, each by one of the stripe. Whose comes later there has acquired what the other did: we see who is
+        // linked, and wake it below; or it sees CLOSED, and goes. And who finds a stripe shut by us sees it too.
+        core.word.fetch_or(CLOSED, Relaxed);
         // The common road does not look at the word.
         core.shut_stripes();
         let waiters = core.line.all(&pinned());
