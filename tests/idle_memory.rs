@@ -1,13 +1,17 @@
-//! What a partition costs that is known and was never sent anything, by an allocator that counts.
+//! What a partition costs that is known and has nothing to send, by an allocator that counts. `cargo test --features testing --test idle_memory -- --nocapture` prints it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
+use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, LockFreeAccumulator};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, LockFreeAccumulator, SenderView};
+use unlatched::batch::Reply;
+use unlatched::broker::{Cluster, NodeId};
 use unlatched::error::TopicPartition;
 use unlatched::primitive::atomic::AtomicUsize;
 use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::clock::SystemClock;
+use unlatched::record::Record;
 
 struct Counting;
 
@@ -40,10 +44,37 @@ const KNOWN: usize = TOPICS * OF_TOPIC as usize;
 fn map_02_a_partition_without_data_costs_at_most_256_bytes() {
     let topics: Vec<Arc<str>> = (0..TOPICS).map(|topic| format!("topic-{topic}").into()).collect();
     let all = || topics.iter().flat_map(|topic| (0..OF_TOPIC).map(|number| TopicPartition::new(topic.clone(), number)));
-    let (accumulator, _view) = LockFreeAccumulator::new(AccumulatorConfig::default(), SystemClock::shared());
+    let clock = SystemClock::shared();
+    let (accumulator, mut view) = LockFreeAccumulator::new(AccumulatorConfig::default(), clock.clone());
 
     let before = NOW.load(SeqCst);
     all().for_each(|partition| drop(accumulator.partition(&partition)));
     let created = (NOW.load(SeqCst) - before) / KNOWN;
     assert!((64..=256).contains(&created), "{created} bytes a partition that was never used");
+
+    // One that was used keeps the head of its last batch until its next one.
+    let cluster = Cluster::single_node(NodeId(0), topics.iter().map(|topic| (&**topic, OF_TOPIC)));
+    let record = Record { value: Some(b"x"), ..Record::default() };
+    let mut use_once = |partitions: &mut dyn Iterator<Item = TopicPartition>| {
+        for partition in partitions {
+            let handle = accumulator.partition(&partition);
+            let appended = accumulator.append(&handle, &record, Reply::IGNORE, Duration::ZERO);
+            assert!(appended.expect("memory is there").new_batch);
+            let now = clock.now();
+            view.ready(&cluster, now);
+            let drained = view.drain(&cluster, &[NodeId(0)], 1 << 20, now).remove(0).batches;
+            assert_eq!(drained.len(), 1, "{partition}");
+            for batch in drained {
+                batch.completion().complete(0, None).expect("completed once");
+                view.deallocate(batch).expect("in the books");
+            }
+        }
+    };
+    // What the sender keeps for itself, and the pool's buffer.
+    use_once(&mut all().take(200));
+    let before = NOW.load(SeqCst);
+    use_once(&mut all().skip(200).take(2_000));
+    let kept = (NOW.load(SeqCst) - before) / 2_000;
+    eprintln!("{created} bytes a partition, {kept} more once it was used");
+    assert!(kept <= 416, "{kept} bytes more once it was used");
 }
