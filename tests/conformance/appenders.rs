@@ -36,7 +36,7 @@ on_every_core![
 type AppenderOf<C> = <<C as Core>::Accumulator as Accumulator>::Appender;
 
 /// Room for many batches, a linger that is over soon.
-fn ample() -> AccumulatorConfig {
+pub(crate) fn ample() -> AccumulatorConfig {
     AccumulatorConfig { buffer_memory: 64 * BATCH as u64, linger: millis(1), delivery_timeout: LONG, ..config() }
 }
 
@@ -58,7 +58,7 @@ fn earn_a_lane<C: Core>(rig: &mut Rig<C>, appender: &mut AppenderOf<C>) -> u32 {
 }
 
 /// With linger that does not end by itself, and an appender that has a lane with a record in it.
-fn with_a_lane<C: Core>(config: AccumulatorConfig) -> (Rig<C>, AppenderOf<C>) {
+pub(crate) fn with_a_lane<C: Core>(config: AccumulatorConfig) -> (Rig<C>, AppenderOf<C>) {
     let mut rig = Rig::<C>::with(config);
     let mut appender = rig.accumulator.appender();
     earn_a_lane(&mut rig, &mut appender);

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, SenderView};
 use unlatched::batch::{RecordFuture, Reply, SealedBatch};
 use unlatched::error::SendError;
 
+use crate::appenders::{ample, with_a_lane};
 use crate::batch::{millis, value};
 use crate::progress::stopped_at;
 use crate::rig::{BATCH, Rig, config, largest, values};
@@ -129,30 +130,125 @@ fn l7_a_forced_close_waits_for_memory_in_hand_and_for_no_copy() {
     for (step, before, waits) in STEPS {
         let rig = rig_with(*before);
         let (slow, stop, called) = stopped_append(&rig, step);
-        let Rig { accumulator, mut view, clock, time, cluster } = rig;
-        let closer = Worker::start({
-            let accumulator = accumulator.clone();
-            move || {
-                accumulator.close();
-                view.abort_incomplete(&GIVEN_UP);
-                view
-            }
-        });
-        if *waits {
-            std::thread::sleep(GLANCE);
-            assert!(!closer.is_finished(), "{step}: memory may be in hand");
-            stop.release();
+        forced_close(rig, slow, &stop, &called, step, *waits);
+    }
+}
+
+/// A forced close while an append is stopped, for which it has to wait or not.
+fn forced_close(
+    rig: Rig<LockFree>,
+    slow: Worker<Option<RecordFuture>>,
+    stop: &unlatched::primitive::Stop,
+    called: &std::sync::Mutex<u32>,
+    step: &str,
+    waits: bool,
+) {
+    let Rig { accumulator, mut view, clock, time, cluster } = rig;
+    let closer = Worker::start({
+        let accumulator = accumulator.clone();
+        move || {
+            accumulator.close();
+            view.abort_incomplete(&GIVEN_UP);
+            view
         }
-        let view = closer.result();
-        let before = *called.lock().unwrap();
+    });
+    if waits {
+        std::thread::sleep(GLANCE);
+        assert!(!closer.is_finished(), "{step}: memory may be in hand");
         stop.release();
-        let future = slow.result();
-        // Accepted before the close, and ended by it; or refused.
-        let accepted = u32::from(future.is_some());
-        assert_eq!(*called.lock().unwrap(), accepted, "{step}: each accepted record ends once");
-        assert_eq!(before, accepted, "{step}: and before the forced close returns");
-        assert!(future.is_none_or(|future| future.is_done()), "{step}");
-        at_rest(&Rig { accumulator, view, clock, time, cluster }, step);
+    }
+    let view = closer.result();
+    let before = *called.lock().unwrap();
+    stop.release();
+    let future = slow.result();
+    // Accepted before the close, and ended by it; or refused.
+    let accepted = u32::from(future.is_some());
+    assert_eq!(*called.lock().unwrap(), accepted, "{step}: each accepted record ends once");
+    assert_eq!(before, accepted, "{step}: and before the forced close returns");
+    assert!(future.is_none_or(|future| future.is_done()), "{step}");
+    at_rest(&Rig { accumulator, view, clock, time, cluster }, step);
+}
+
+/// The shared steps of an append to a lane of one's own in which a batch is open: whether the record has room there, and whether a forced close has to wait for it.
+const OWNER_STEPS: &[(&str, bool, bool)] = &[
+    ("owned.begin", true, false),
+    ("batch.fill", true, false),
+    ("callbacks.push", true, false),
+    ("owned.end", true, false),
+    ("owned.hand-over", false, false),
+    ("ready.push", false, false),
+    ("appender.allocate", false, true),
+    ("books.enter", false, false),
+    ("owned.open", false, false),
+    ("books.opened", false, false),
+];
+
+/// An append by an appender that has a lane with a record in it, stopped at `step`, as in [`stopped_append`].
+#[allow(clippy::type_complexity)]
+fn stopped_owner(
+    step: &'static str,
+    fits: bool,
+) -> (Rig<LockFree>, Worker<Option<RecordFuture>>, unlatched::primitive::Stop, Arc<std::sync::Mutex<u32>>) {
+    let (rig, mut appender) = with_a_lane::<LockFree>(AccumulatorConfig { linger: LONG, ..ample() });
+    let called = Arc::new(std::sync::Mutex::new(0));
+    let (partition, calls) = (rig.partition(0), called.clone());
+    if !fits {
+        assert!(
+            appender
+                .append(&partition, &value(&largest()), Reply::IGNORE, LONG)
+                .is_ok_and(|appended| !appended.batch_is_full)
+        );
+    }
+    let (worker, stop) = stopped_at(step, move || {
+        let reply = Reply { future: true, ..Reply::callback(move |_| *calls.lock().unwrap() += 1) };
+        let appended = appender.append(&partition, &value(b"slow, and of some bytes"), reply, LONG);
+        appended.ok().and_then(|appended| appended.future)
+    });
+    (rig, worker, stop, called)
+}
+
+#[test]
+fn l7_an_owner_that_is_stopped_holds_up_its_own_lane_alone() {
+    for (step, fits, _) in OWNER_STEPS {
+        let (rig, slow, stop, called) = stopped_owner(step, *fits);
+        let others = Worker::start(move || {
+            let mut rig = rig;
+            // A flush makes everything due: the sender asks for what the owner has open.
+            rig.accumulator.begin_flush();
+            let beside = rig.push_future(0, b"beside");
+            rig.push(1, b"elsewhere");
+            rig.ready();
+            let drained = rig.drain();
+            assert!(values(&drained).contains(&"elsewhere".to_owned()), "{step}");
+            acknowledge(&mut rig, drained);
+            // One batch of a partition in each pass.
+            acknowledge_all(&mut rig);
+            assert!(beside.is_done(), "{step}: another's record waits for it");
+            rig.ready();
+            acknowledge_all(&mut rig);
+            let check = rig.ready();
+            assert!(check.nodes.is_empty(), "{step}: it would spin: {check:?}");
+            let _ = rig.accumulator.await_flush(Some(millis(1)));
+            rig
+        });
+        let mut rig = others.result();
+        stop.release();
+        let future = slow.result().expect("it was accepted");
+        rig.accumulator.begin_flush();
+        rig.ready();
+        acknowledge_all(&mut rig);
+        rig.accumulator.await_flush(Some(millis(0))).expect("all was acknowledged");
+        assert!(future.is_done(), "{step}");
+        assert_eq!(*called.lock().unwrap(), 1, "{step}");
+        at_rest(&rig, step);
+    }
+}
+
+#[test]
+fn l7_a_forced_close_waits_for_no_owner_but_one_with_memory_in_hand() {
+    for (step, fits, waits) in OWNER_STEPS {
+        let (rig, slow, stop, called) = stopped_owner(step, *fits);
+        forced_close(rig, slow, &stop, &called, step, *waits);
     }
 }
 
@@ -262,4 +358,55 @@ fn l6_a_batch_waits_for_one_that_the_sender_has_not_heard_of() {
     assert_eq!(values(&drained)[1..], [LATE, b"third"].map(|name| String::from_utf8_lossy(name).into_owned()));
     acknowledge(&mut rig, drained);
     at_rest(&rig, "view.look");
+}
+
+#[test]
+fn l9_a_sender_that_is_stopped_over_an_owned_lane_holds_up_no_owner() {
+    for step in ["owned.ask", "owned.is-writing", "owned.hand-over"] {
+        let (rig, mut appender) = with_a_lane::<LockFree>(AccumulatorConfig { linger: LONG, ..ample() });
+        let partition = rig.partition(0);
+        let (sender, stop) = stopped_at(step, move || {
+            let mut rig = rig;
+            rig.accumulator.begin_flush();
+            rig.ready();
+            let drained = rig.drain();
+            (rig, drained)
+        });
+        let owner = Worker::start(move || {
+            for _ in 0..3 * BATCH / 70 {
+                assert!(appender.append(&partition, &value(b"beside"), Reply::IGNORE, LONG).is_ok(), "{step}");
+            }
+        });
+        owner.result();
+        stop.release();
+        let (mut rig, drained) = sender.result();
+        acknowledge(&mut rig, drained);
+        rig.ready();
+        acknowledge_all(&mut rig);
+        at_rest(&rig, step);
+    }
+}
+
+#[test]
+fn l9_a_close_that_is_stopped_at_an_owned_lane_holds_up_nobody() {
+    let (rig, mut appender) = with_a_lane::<LockFree>(AccumulatorConfig { linger: LONG, ..ample() });
+    let (closer, stop) = stopped_at("owned.close", {
+        let accumulator = rig.accumulator.clone();
+        move || accumulator.close()
+    });
+    let others = Worker::start(move || {
+        let mut rig = rig;
+        // Accepted or refused, but at once.
+        let accepted = usize::from(appender.append(&rig.partition(0), &value(b"beside"), Reply::IGNORE, LONG).is_ok());
+        rig.ready();
+        let drained = rig.drain();
+        assert_eq!(values(&drained).len(), 1 + accepted);
+        acknowledge(&mut rig, drained);
+        rig
+    });
+    let mut rig = others.result();
+    stop.release();
+    closer.result();
+    acknowledge_all(&mut rig);
+    at_rest(&rig, "owned.close");
 }
