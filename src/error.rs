@@ -46,6 +46,12 @@ pub enum SendError {
         /// What happened.
         reason: &'static str,
     },
+    /// An idempotent producer cannot go on, or may not have a producer id (IDEM-17, SEND-02).
+    #[error("the idempotent producer cannot send: {code}")]
+    ProducerFailed {
+        /// What the broker said.
+        code: ErrorCode,
+    },
     /// A callback waited for a future that is not done: that would stop the thread which is to complete it (GAP-20).
     #[error(
         "a callback may not wait for a record: it runs on the thread that completes records; use another callback, or wait elsewhere"

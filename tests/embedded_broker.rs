@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::{ProptestConfig, proptest};
 use unlatched::batch::{OpenBatch, RecordFuture, Reply, SealedBatch};
 use unlatched::broker::embedded::{Consumer, EmbeddedBroker, EmbeddedClient, Fault, Faults, ReadError, Storage};
-use unlatched::broker::{Acks, Broker, ErrorCode, NodeId, Outcome, ProduceRequest, ProduceResponse};
+use unlatched::broker::{Acks, Broker, ErrorCode, NodeId, Outcome, ProduceRequest, ProduceResponse, Response};
 use unlatched::error::{SendError, TopicPartition};
 use unlatched::mutex::{MutexBatch, StdAccumulator, StdPool};
 use unlatched::pool::BufferPool;
@@ -77,7 +77,9 @@ impl World {
         let mut responses = Vec::new();
         while responses.len() < count {
             assert!(self.clock.now().saturating_since(start) < LONG, "{} of {count} came back", responses.len());
-            self.client.poll(LONG, &mut responses);
+            let mut ended = Vec::new();
+            self.client.poll(LONG, &mut ended);
+            responses.extend(ended.into_iter().filter_map(Response::produce));
         }
         responses
     }
@@ -202,7 +204,7 @@ fn a_slow_broker_is_slow_and_keeps_the_order_of_each_node() {
             }
         }
         world.client.poll(LONG, &mut responses);
-        for response in responses.drain(..) {
+        for response in responses.drain(..).filter_map(Response::produce) {
             let next = &mut ended[usize::try_from(response.request.node.0).unwrap()];
             assert_eq!((response.request.id, offset(&response)), (*next, *next as i64));
             *next += 1;

@@ -95,6 +95,12 @@ impl LockFreeAccumulator {
         self.config.batch_size.max(1)
     }
 
+    /// A number for a batch, higher than those given before.
+    pub(super) fn next_id(&self) -> u64 {
+        // Relaxed: for one to be opened it need only be higher than that of the batch in its lane's tail, which its opener has acquired.
+        self.last_id.fetch_add(1, Relaxed) + 1
+    }
+
     /// A place in the batch in the tail, if there is one with room (ACC-02). It keeps the batch (BATCH-C), so nobody is pinned while he copies (L7, L8).
     #[inline]
     pub(super) fn reserve(
@@ -230,8 +236,7 @@ impl LockFreeAccumulator {
                     Err(_) => after = current.extra.id(),
                 }
             }
-            // Relaxed: it need only be higher than that of the batch in the tail, which we have acquired.
-            own.extra.number(self.last_id.fetch_add(1, Relaxed) + 1, after);
+            own.extra.number(self.next_id(), after);
             if lane.open(word, node, &guard) {
                 own.extra.opened();
                 break;

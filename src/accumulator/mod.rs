@@ -9,6 +9,7 @@
 mod appender;
 mod backoff;
 mod books;
+mod gate;
 mod in_progress;
 mod lane;
 mod lockfree;
@@ -23,11 +24,12 @@ use std::time::Duration;
 
 pub use appender::LockFreeAppender;
 pub use backoff::Backoff;
+pub use gate::{DrainGate, NoGate};
 pub use lane::{Lane, LaneHandle};
 pub use lockfree::LockFreeAccumulator;
 pub use view::LockFreeView;
 
-use crate::batch::{OffPoolSnapshot, RecordFuture, Reply, SealedBatch, Watch};
+use crate::batch::{OffPoolSnapshot, RecordFuture, Reply, SealedBatch, Watch, Whole};
 use crate::broker::{Cluster, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use crate::pool::PoolSnapshot;
@@ -249,15 +251,47 @@ pub trait SenderView: fmt::Debug + Send + 'static {
     /// Whether batches expire in the order of their deadlines, wherever they are (GAP-28), or the queued ones before those in flight, as Kafka does.
     const BY_DEADLINE: bool = false;
 
-    /// Which nodes can be sent to now (ACC-18 to ACC-23).
-    fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck;
+    /// Which nodes can be sent to now (ACC-18 to ACC-23), by partitions whose head `gate` admits.
+    fn ready_through(&mut self, cluster: &Cluster, now: Instant, gate: &mut dyn DrainGate) -> ReadyCheck;
+
+    /// [`SenderView::ready_through`] no gate.
+    fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck {
+        self.ready_through(cluster, now, &mut NoGate)
+    }
 
     /// Takes batches for `nodes`: per node at most `max_size` bytes but at least one batch, per partition at most one batch, closed and
     /// checksummed (ACC-25 to ACC-32). Where the core compresses what is sealed, it does so here, and `max_size` bounds compressed bytes.
-    fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained>;
+    ///
+    /// `gate` is asked for each partition's head. One that it refuses is skipped (GAP-22); in the twin it ends its node's turn, as in Kafka (ACC-29).
+    fn drain_through(
+        &mut self,
+        cluster: &Cluster,
+        nodes: &[NodeId],
+        max_size: usize,
+        now: Instant,
+        gate: &mut dyn DrainGate,
+    ) -> Vec<Drained>;
 
-    /// Puts a batch back at the head of its partition for another attempt (ACC-34, BATCH-20).
+    /// [`SenderView::drain_through`] no gate.
+    fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained> {
+        self.drain_through(cluster, nodes, max_size, now, &mut NoGate)
+    }
+
+    /// Puts a batch back for another attempt (BATCH-20): at the head of its partition (ACC-34) or, if it is [ordered](SealedBatch::is_ordered), by its rank (ACC-35).
     fn reenqueue(&mut self, batch: SealedBatch, now: Instant);
+
+    /// Takes the stamp from those queued batches of a partition for which `reset` says so, and puts them where their rank is then (IDEM-12).
+    fn reset_producer_state(&mut self, topic_partition: &TopicPartition, reset: &mut dyn FnMut(&SealedBatch) -> bool);
+
+    /// Splits a closed batch that was too large (BATCH-23, ACC-36). Its memory goes back; its records complete when all of its parts have ended. The parts are the caller's to
+    /// [`SenderView::enqueue`].
+    ///
+    /// # Errors
+    /// The batch, if there is nothing to split (BATCH-25).
+    fn split(&mut self, batch: SealedBatch) -> Result<Vec<SealedBatch>, Box<SealedBatch>>;
+
+    /// Queues a part of a batch that was split, by its rank. Not an attempt: nothing is waited for.
+    fn enqueue(&mut self, part: SealedBatch);
 
     /// Takes the batches whose delivery timeout has passed, for the caller to fail (ACC-38). Muted or not, leader or not.
     fn expired(&mut self, now: Instant) -> Vec<SealedBatch>;
@@ -286,14 +320,31 @@ pub trait SenderView: fmt::Debug + Send + 'static {
     /// [`IllegalState`] if it is not in the books: it was ended before (ACC-40).
     fn strike_out(&mut self, id: u64) -> Result<(), IllegalState>;
 
-    /// Ends a settled batch: strikes it out of the books, then returns its memory (ACC-40).
+    /// Ends a settled batch: strikes it out of the books, then returns its memory (ACC-40). Of a batch that was split the last part does so.
     ///
     /// # Errors
     /// As [`SenderView::strike_out`]; the memory is returned all the same.
     fn deallocate(&mut self, batch: SealedBatch) -> Result<(), IllegalState> {
-        let struck = self.strike_out(batch.id());
+        let struck = self.strike_out_with(batch.id(), batch.whole());
         drop(batch);
         struck
+    }
+
+    /// Strikes out the batch numbered `id` or, if it is a part of `whole`, that, once it is done.
+    ///
+    /// # Errors
+    /// As [`SenderView::strike_out`].
+    fn strike_out_with(&mut self, id: u64, whole: Option<&Whole>) -> Result<(), IllegalState> {
+        match whole {
+            None => self.strike_out(id),
+            Some(whole) => {
+                if whole.is_done() {
+                    // An abort, or another part, may have been here before.
+                    let _ = self.strike_out(whole.id());
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Aborts every unfinished batch, drained or not (ACC-42). The memory of drained ones comes back when the transport lets go of them.

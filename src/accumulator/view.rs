@@ -31,8 +31,8 @@ use std::time::Duration;
 use super::books::{self, Node, mark};
 use super::lane::LaneHandle;
 use super::lockfree::LockFreeAccumulator;
-use super::{Accumulator, Drained, ReadyCheck, SenderView};
-use crate::batch::{Compressor, FinalState, SealedBatch, Watch};
+use super::{Accumulator, DrainGate, Drained, ReadyCheck, SenderView};
+use crate::batch::{Compressor, FinalState, SealedBatch, Watch, Whole, insert, reset_some, split};
 use crate::broker::{Cluster, Leader, NodeId};
 use crate::error::{IllegalState, SendError, TopicPartition};
 use crate::partition_map::PartitionMap;
@@ -277,8 +277,36 @@ impl LockFreeView {
         match self.unfinished.get(&batch.id()) {
             // SAFETY: `known`.
             Some(node) => self.leaves(unsafe { known(*node) }),
-            None => drop(self.deadlines.remove(&(batch.created(), batch.id()))),
+            None => {
+                self.deadlines.remove(&(batch.created(), batch.id()));
+                let (Some(whole), Some(queue)) = (batch.whole(), self.queues.get(batch.topic_partition())) else {
+                    return;
+                };
+                queue.lane.left();
+                let queued = queue.ready.iter().filter_map(SealedBatch::whole).any(|other| other.id() == whole.id());
+                if let Some(node) = self.unfinished.get(&whole.id()) {
+                    // SAFETY: `known`.
+                    unsafe { known(*node) }.extra.queued(queued);
+                }
+            }
         }
+    }
+
+    /// Puts a batch back into its queue, by its rank if it is ordered. What stands in the books for a part is the batch that was split: while one of its parts is queued, so is that.
+    fn put_back(&mut self, batch: SealedBatch) {
+        let booked = batch.whole().map_or(batch.id(), Whole::id);
+        let lane = match self.unfinished.get(&booked) {
+            Some(node) => {
+                // SAFETY: `known`.
+                let entry = &unsafe { known(*node) }.extra;
+                entry.queued(true);
+                entry.lane.clone()
+            }
+            None => self.accumulator.partition(batch.topic_partition()),
+        };
+        lane.came_back();
+        self.deadlines.insert((batch.created(), batch.id()), batch.topic_partition().clone());
+        insert(&mut Self::queue(&mut self.queues, &lane).ready, batch);
     }
 
     /// Unlinks what is over, once that is worth a walk.
@@ -321,6 +349,7 @@ impl LockFreeView {
         places: &[usize],
         max_size: usize,
         now: Instant,
+        gate: &mut dyn DrainGate,
     ) -> Vec<SealedBatch> {
         let mut batches = Vec::new();
         let mut size = 0;
@@ -335,6 +364,11 @@ impl LockFreeView {
         for &index in behind.iter().chain(before) {
             let topic_partition = &partitions[index];
             if self.muted.contains(topic_partition) {
+                continue;
+            }
+            // Skipped: what others wait for is no matter of this one (GAP-22).
+            let head = self.queues.get(topic_partition).map(|queue| queue.ready.front());
+            if !head.is_some_and(|head| gate.admits(topic_partition, head)) {
                 continue;
             }
             let leader_epoch = cluster.leader(topic_partition).and_then(|leader| leader.epoch);
@@ -361,8 +395,9 @@ impl LockFreeView {
             let Some(mut batch) = queue.ready.pop_front() else { continue };
             self.left(&batch);
             batch.see_leader_epoch(leader_epoch);
+            gate.drained(&mut batch);
             if let Err(error) = batch.close() {
-                // Not reachable while batches carry no producer state; were it, the batch must not be lost in silence.
+                // Not reachable while gates stamp with ids that a broker gave; were it, the batch must not be lost in silence.
                 tracing::error!(%error, %topic_partition, "a drained batch could not be closed; its records are aborted");
                 let _ = self.deallocate(batch);
                 continue;
@@ -452,7 +487,7 @@ impl LockFreeView {
 impl SenderView for LockFreeView {
     const BY_DEADLINE: bool = true;
 
-    fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck {
+    fn ready_through(&mut self, cluster: &Cluster, now: Instant, gate: &mut dyn DrainGate) -> ReadyCheck {
         self.absorb();
         let accumulator = &self.accumulator;
         let linger = accumulator.config.linger;
@@ -474,7 +509,10 @@ impl SenderView for LockFreeView {
                 }
                 return true;
             };
-            if check.nodes.contains(&node) || muted.contains(topic_partition) {
+            if check.nodes.contains(&node)
+                || muted.contains(topic_partition)
+                || !gate.admits(topic_partition, queue.ready.front())
+            {
                 return true;
             }
             let (waited, backoff, full) = match (queue.ready.front(), queue.line.front()) {
@@ -503,7 +541,14 @@ impl SenderView for LockFreeView {
         check
     }
 
-    fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained> {
+    fn drain_through(
+        &mut self,
+        cluster: &Cluster,
+        nodes: &[NodeId],
+        max_size: usize,
+        now: Instant,
+        gate: &mut dyn DrainGate,
+    ) -> Vec<Drained> {
         self.absorb();
         let places = self.places(cluster);
         let places_of = |node| places.get(node).map_or(&[][..], Vec::as_slice);
@@ -511,7 +556,7 @@ impl SenderView for LockFreeView {
             .iter()
             .map(|node| Drained {
                 node: *node,
-                batches: self.drain_node(cluster, *node, places_of(node), max_size, now),
+                batches: self.drain_node(cluster, *node, places_of(node), max_size, now, gate),
             })
             .collect()
     }
@@ -519,18 +564,22 @@ impl SenderView for LockFreeView {
     fn reenqueue(&mut self, mut batch: SealedBatch, now: Instant) {
         let backoff = self.accumulator.config.backoff.after(batch.attempts(), &mut self.random);
         batch.reenqueued(now, backoff);
-        let lane = match self.unfinished.get(&batch.id()) {
-            Some(node) => {
-                // SAFETY: `known`.
-                let entry = &unsafe { known(*node) }.extra;
-                entry.queued(true);
-                entry.lane.clone()
-            }
-            None => self.accumulator.partition(batch.topic_partition()),
-        };
-        lane.came_back();
-        self.deadlines.insert((batch.created(), batch.id()), batch.topic_partition().clone());
-        Self::queue(&mut self.queues, &lane).ready.push_front(batch);
+        self.put_back(batch);
+    }
+
+    fn reset_producer_state(&mut self, topic_partition: &TopicPartition, reset: &mut dyn FnMut(&SealedBatch) -> bool) {
+        if let Some(queue) = self.queues.get_mut(topic_partition) {
+            reset_some(&mut queue.ready, reset);
+        }
+    }
+
+    fn split(&mut self, batch: SealedBatch) -> Result<Vec<SealedBatch>, Box<SealedBatch>> {
+        let accumulator = &self.accumulator;
+        split(batch, accumulator.config.batch_size, &accumulator.off_pool, || accumulator.next_id())
+    }
+
+    fn enqueue(&mut self, part: SealedBatch) {
+        self.put_back(part);
     }
 
     fn expired(&mut self, now: Instant) -> Vec<SealedBatch> {
@@ -597,11 +646,19 @@ impl SenderView for LockFreeView {
         // All that is known now, and no more: what comes during the callbacks is left whole.
         let known_now: Vec<(u64, NonNull<Node>)> = self.unfinished.iter().map(|(id, node)| (*id, *node)).collect();
         let mut doomed: Vec<(u64, Watch, Option<TakenOut>)> = Vec::new();
+        // Parts of what was split stand in no books: what does is aborted below, and nobody would send them for it.
+        let is_part = |batch: &&SealedBatch| batch.whole().is_some();
+        let parts =
+            self.queues.iter().flat_map(|(at, queue)| queue.ready.iter().filter(is_part).map(move |part| (at, part)));
+        let parts: Vec<_> = parts.map(|(at, part)| (at.clone(), part.id(), part.completion().watch())).collect();
         for (id, node) in known_now {
             // SAFETY: `known`.
             let entry = &unsafe { known(node) }.extra;
             let topic_partition = entry.lane.topic_partition().clone();
             doomed.push((id, entry.watch.clone(), self.take_out(&topic_partition, id)));
+        }
+        for (topic_partition, id, watch) in parts {
+            doomed.push((id, watch, self.take_out(&topic_partition, id)));
         }
         // In the order in which they were opened, in flight or not. The memory of what is in flight comes back from the transport.
         for (id, watch, taken) in doomed {

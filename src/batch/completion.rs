@@ -116,8 +116,16 @@ pub type Callback = Box<dyn FnOnce(RecordResult) + Send>;
 pub type RecordErrors = Box<dyn Fn(u32) -> SendError + Send + Sync>;
 
 enum Outcome {
-    Written { base_offset: i64, log_append_time: Option<i64> },
-    Lost { error: SendError, record_errors: Option<RecordErrors> },
+    Written {
+        base_offset: i64,
+        log_append_time: Option<i64>,
+    },
+    Lost {
+        error: SendError,
+        record_errors: Option<RecordErrors>,
+    },
+    /// It was split: each part's result, by the index of its first record; 0 comes first.
+    Parts(Vec<(u32, Watch)>),
 }
 
 struct Registered {
@@ -245,6 +253,12 @@ impl Shared {
             Outcome::Lost { error, record_errors } => {
                 let own = record_errors.as_ref().and_then(|of| contain("a record's error", || of(index)));
                 Err(own.unwrap_or_else(|| error.clone()))
+            }
+            Outcome::Parts(parts) => {
+                let at = parts.partition_point(|(first, _)| *first <= index).checked_sub(1)?;
+                let (first, part) = &parts[at];
+                // Each part had ended when this was published. As deep as parts were split again: 31 at most.
+                part.0.shared().result(index - first, timestamp)?
             }
         })
     }
@@ -486,6 +500,14 @@ impl Completion {
         }
     }
 
+    /// The batch was split, and its parts have ended, `kind` of them all: each record ends with what its part has. `false` if it was failed or aborted before.
+    ///
+    /// # Errors
+    /// [`IllegalState`] if it has succeeded before (BATCH-12).
+    pub(super) fn complete_by_parts(&self, kind: FinalState, parts: Vec<(u32, Watch)>) -> Result<bool, IllegalState> {
+        self.decide(kind, Outcome::Parts(parts))
+    }
+
     /// The producer gives the batch up.
     ///
     /// # Errors
@@ -537,6 +559,11 @@ impl Watch {
     /// Whether the result is there, callbacks run, waiters released.
     pub fn is_done(&self) -> bool {
         self.0.shared().is_done()
+    }
+
+    /// How the batch ended, if it has.
+    pub fn final_state(&self) -> Option<FinalState> {
+        final_state(&self.0)
     }
 
     /// Aborts the batch if it is closed and not settled; whether it did.

@@ -12,6 +12,7 @@ mod compressor;
 mod foreign;
 mod off_pool;
 mod sealed;
+mod split;
 mod word;
 
 pub use atomic::OwnedBatch;
@@ -28,7 +29,10 @@ pub use compressor::Compressor;
 pub(crate) use foreign::contain;
 pub use foreign::{in_callback, refuse_in_callback};
 pub use off_pool::{Held, OffPool, OffPoolSnapshot};
-pub use sealed::{Contents, Grown, SealedBatch};
+pub use sealed::{Contents, Grown, Rank, SealedBatch};
+pub(crate) use sealed::{insert, reset_some};
+pub use split::Whole;
+pub(crate) use split::split;
 
 use crate::error::{SendError, TopicPartition};
 use crate::pool::Lease;

@@ -4,17 +4,22 @@
 //! to the pool only after the transport has let go of it (L2, GAP-15); if it is dropped on the way, its records are aborted (L5).
 //! Both cores make this very type, so the sender, the brokers and their tests exist once.
 //!
-//! Source: the closed half of Kafka's `MemoryRecordsBuilder` and `ProducerBatch`; BATCH-08, BATCH-19 to BATCH-21.
+//! Source: the closed half of Kafka's `MemoryRecordsBuilder` and `ProducerBatch`; BATCH-08, BATCH-19 to BATCH-26.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::completion::Completion;
 use super::compressor::Compressor;
 use super::off_pool::Held;
+use super::split::Whole;
 use crate::error::{IllegalState, TopicPartition};
 use crate::pool::Lease;
 use crate::primitive::clock::Instant;
-use crate::record::{BATCH_OVERHEAD, Codec, HeaderSpec, ProducerState, ProducerStateError, write_batch_header};
+use crate::record::{
+    BATCH_OVERHEAD, Codec, HeaderSpec, NO_SEQUENCE, ProducerState, ProducerStateError, increment_sequence,
+    write_batch_header,
+};
 
 /// Bytes of a batch that have outgrown its lease, which then only stands for the charge (BATCH-07).
 #[derive(Debug)]
@@ -56,11 +61,22 @@ pub struct Contents {
     pub completion: Completion,
 }
 
+/// A batch's place among those of its partition that are put back in order (ACC-35): what has a sequence first, each kind in the order in which its records were appended.
+pub type Rank = (bool, u64, u32);
+
 /// A batch closed for appends.
 #[derive(Debug)]
 pub struct SealedBatch {
-    contents: Contents,
+    pub(super) contents: Contents,
     producer: ProducerState,
+    /// Its stamp was taken away since it was closed last (BATCH-26).
+    sequence_was_reset: bool,
+    /// It had a sequence once, or is a part: it is put back in its place, not at the head.
+    ordered: bool,
+    /// The number of the batch that its records were appended to, and how many stood before them there.
+    pub(super) origin: (u64, u32),
+    /// What it is a part of.
+    whole: Option<Whole>,
     closed: bool,
     /// Whether it was tried to compress its records once they were all there.
     compressed: bool,
@@ -78,8 +94,12 @@ impl SealedBatch {
     pub fn new(contents: Contents) -> Self {
         Self {
             last_attempt: contents.created,
+            origin: (contents.id, 0),
             contents,
             producer: ProducerState::NONE,
+            sequence_was_reset: false,
+            ordered: false,
+            whole: None,
             closed: false,
             compressed: false,
             attempts: 0,
@@ -91,9 +111,19 @@ impl SealedBatch {
         }
     }
 
+    /// A part of `whole`: of a batch that was split. Its records are those behind `origin`.
+    pub(super) fn part(contents: Contents, origin: (u64, u32), whole: Whole) -> Self {
+        Self { origin, ordered: true, whole: Some(whole), ..Self::new(contents) }
+    }
+
     /// Where it goes.
     pub fn topic_partition(&self) -> &TopicPartition {
         &self.contents.topic_partition
+    }
+
+    /// The batch that it is a part of, if that was split. Parts do not stand in the books: it does, until the last of them has ended.
+    pub fn whole(&self) -> Option<&Whole> {
+        self.whole.as_ref()
     }
 
     /// Its number in the accumulator's books.
@@ -176,8 +206,47 @@ impl SealedBatch {
         if self.closed {
             return Err(IllegalState("the batch is closed: its producer state is under the checksum"));
         }
+        self.ordered |= producer.base_sequence != NO_SEQUENCE;
         self.producer = producer;
         Ok(())
+    }
+
+    /// Takes producer id, epoch and sequence away, with the header that holds them, so that others can be set (BATCH-26). Only if it is certain that it was not written with these.
+    pub fn reset_producer_state(&mut self) {
+        self.sequence_was_reset |= self.has_sequence();
+        self.producer = ProducerState::NONE;
+        self.closed = false;
+    }
+
+    /// Whether its stamp was taken away since it was closed last (BATCH-26).
+    pub fn sequence_was_reset(&self) -> bool {
+        self.sequence_was_reset
+    }
+
+    /// Producer id, epoch and base sequence as set.
+    pub fn producer_state(&self) -> ProducerState {
+        self.producer
+    }
+
+    /// Whether it has a sequence (ACC-31): it was drained by an idempotent producer.
+    pub fn has_sequence(&self) -> bool {
+        self.producer.base_sequence != NO_SEQUENCE
+    }
+
+    /// The sequence of its last record, if it has any (FMT-23).
+    pub fn last_sequence(&self) -> Option<i32> {
+        let more = self.contents.record_count.saturating_sub(1);
+        self.has_sequence().then(|| increment_sequence(self.producer.base_sequence, more))
+    }
+
+    /// Its place among those of its partition that are put back in order.
+    pub fn rank(&self) -> Rank {
+        (!self.has_sequence(), self.origin.0, self.origin.1)
+    }
+
+    /// Whether it is put back by its [`SealedBatch::rank`] (ACC-35), and not at the head (ACC-34): it had a sequence once, or is a part.
+    pub fn is_ordered(&self) -> bool {
+        self.ordered
     }
 
     /// Writes header and checksum. Closing again does nothing (BATCH-08).
@@ -200,6 +269,7 @@ impl SealedBatch {
             write_batch_header(&mut self.memory()[..len], &spec)?;
         }
         self.closed = true;
+        self.sequence_was_reset = false;
         Ok(())
     }
 
@@ -291,5 +361,25 @@ impl AsRef<[u8]> for SealedBatch {
     /// [`SealedBatch::as_bytes`]: a batch can be the owner of a `bytes::Bytes`.
     fn as_ref(&self) -> &[u8] {
         self.as_bytes()
+    }
+}
+
+/// Puts a batch back into a queue of its partition: at the head (ACC-34) or, if it is ordered, before the first one of a higher rank (ACC-35).
+pub(crate) fn insert(queue: &mut VecDeque<SealedBatch>, batch: SealedBatch) {
+    let behind = |other: &SealedBatch| other.rank() > batch.rank();
+    let at = if batch.is_ordered() { queue.iter().position(behind).unwrap_or(queue.len()) } else { 0 };
+    queue.insert(at, batch);
+}
+
+/// Takes the stamp from those of a queue for which `reset` says so, and puts each where its rank is then (IDEM-12).
+pub(crate) fn reset_some(queue: &mut VecDeque<SealedBatch>, reset: &mut dyn FnMut(&SealedBatch) -> bool) {
+    let stamped = queue.iter().take_while(|batch| batch.has_sequence()).count();
+    for at in (0..stamped).rev() {
+        if reset(&queue[at])
+            && let Some(mut batch) = queue.remove(at)
+        {
+            batch.reset_producer_state();
+            insert(queue, batch);
+        }
     }
 }

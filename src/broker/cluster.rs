@@ -59,6 +59,26 @@ impl Cluster {
         }))
     }
 
+    /// The same with `leader` for `topic_partition`; `None` if the partition is unknown, or its leader is known as of that epoch or a newer one.
+    pub fn with_leader(&self, topic_partition: &TopicPartition, leader: Leader) -> Option<Self> {
+        let at = usize::try_from(topic_partition.partition).ok()?;
+        let known = self.topics.get(&topic_partition.topic)?.get(at)?.map(|(leader, _)| leader);
+        if known.is_some_and(|known| leader.epoch <= known.epoch) {
+            return None;
+        }
+        let mut topics: Vec<(Arc<str>, Vec<Option<Leader>>)> = self
+            .topics
+            .iter()
+            .map(|(topic, placed)| {
+                (topic.clone(), placed.iter().map(|placed| placed.map(|(leader, _)| leader)).collect())
+            })
+            .collect();
+        // Places follow the names, so that a snapshot does not depend on the table's order.
+        topics.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        topics.iter_mut().find(|(topic, _)| *topic == topic_partition.topic)?.1[at] = Some(leader);
+        Some(Self::new(topics))
+    }
+
     /// The leader of a partition, if it is known and there is one.
     pub fn leader(&self, topic_partition: &TopicPartition) -> Option<Leader> {
         self.place(topic_partition).map(|(leader, _)| leader)
@@ -108,5 +128,19 @@ mod tests {
                 assert_eq!(cluster.place(one), Some((Leader { node, epoch: None }, place)), "{one}");
             }
         }
+    }
+
+    #[test]
+    fn send_16_a_newer_leader_is_taken_and_an_older_one_is_not() {
+        let leader = |node, epoch| Leader { node: NodeId(node), epoch };
+        let cluster = Cluster::new([("t".into(), vec![Some(leader(1, Some(4))), None])]);
+        let at = |partition| TopicPartition::new("t", partition);
+        assert!(cluster.with_leader(&at(0), leader(2, Some(4))).is_none());
+        assert!(cluster.with_leader(&at(0), leader(2, None)).is_none());
+        assert!(cluster.with_leader(&at(2), leader(2, Some(9))).is_none());
+        let newer = cluster.with_leader(&at(0), leader(2, Some(5))).unwrap();
+        assert_eq!(newer.leader(&at(0)), Some(leader(2, Some(5))));
+        assert_eq!((newer.led_by(NodeId(1)).len(), newer.led_by(NodeId(2))), (0, &[at(0)][..]));
+        assert_eq!(cluster.with_leader(&at(1), leader(2, None)).unwrap().leader(&at(1)), Some(leader(2, None)));
     }
 }

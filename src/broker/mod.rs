@@ -3,6 +3,14 @@
 //! [`Broker`] is the seam between the memory path and the world: requests go in without blocking, responses come out of
 //! [`Broker::poll`], which is the sender's only sleeping place. The embedded broker ([`embedded`]) is the default; a client of a
 //! real cluster will stand behind the same trait.
+//!
+//! # What a transport promises
+//! - **One way in, one way out.** What [`Broker::submit`] or [`Broker::init_producer_id`] has taken comes back exactly once from [`Broker::poll`], within its timeout and a little,
+//!   whatever happens to the connection. Nothing else comes out.
+//! - **Order per node.** Requests go to a node in the order in which they were submitted. Nothing is promised between nodes, nor about the order of answers.
+//! - **Memory.** A request owns its batches until it comes back; a batch's bytes ([`SealedBatch::as_bytes`]) may go to the socket from where they lie.
+//! - **Refusals at the door.** A node that is not connected, throttled, or at its limit of requests is not [`Broker::ready`], and says when to ask again.
+//! - **Honest outcomes.** [`Outcome::Answered`] only with what the node said. If it is not known whether a request was handled, it is [`Outcome::Disconnected`] or [`Outcome::TimedOut`].
 
 mod cluster;
 pub mod embedded;
@@ -14,7 +22,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 pub use cluster::{Cluster, Leader, NodeId};
-pub use error_code::ErrorCode;
+pub use error_code::{ErrorCode, Fate};
 
 use crate::batch::SealedBatch;
 use crate::error::TopicPartition;
@@ -62,6 +70,10 @@ pub struct PartitionResponse {
     pub record_errors: Vec<(u32, Option<Arc<str>>)>,
     /// The broker's words on the whole batch.
     pub message: Option<Arc<str>>,
+    /// First offset that the partition still has, -1 if the answer does not say: with [`ErrorCode::UnknownProducerId`] it tells whether there is anything to learn (IDEM-10).
+    pub log_start_offset: i64,
+    /// Who leads the partition, if the node knew and said so, with [`ErrorCode::NotLeaderOrFollower`] or [`ErrorCode::FencedLeaderEpoch`] (SEND-16).
+    pub current_leader: Option<Leader>,
 }
 
 impl PartitionResponse {
@@ -79,6 +91,8 @@ impl PartitionResponse {
             log_append_time: None,
             record_errors: Vec::new(),
             message: None,
+            log_start_offset: -1,
+            current_leader: None,
         }
     }
 }
@@ -105,12 +119,67 @@ pub struct ProduceResponse {
     pub request: ProduceRequest,
     /// How it ended.
     pub outcome: Outcome,
+    /// `throttle_time_ms`: for how long the node wants no more of us. The transport sees to it, by [`Broker::ready`]; the sender counts it (MET-05).
+    pub throttle: Duration,
+}
+
+impl ProduceResponse {
+    /// `request` ended with `outcome`, unthrottled.
+    pub fn new(request: ProduceRequest, outcome: Outcome) -> Self {
+        Self { request, outcome, throttle: Duration::ZERO }
+    }
+}
+
+/// What makes an idempotent producer's batches known to a broker: with its epoch, for fencing. Kafka's `ProducerIdAndEpoch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProducerIdAndEpoch {
+    /// Given by the cluster, never twice.
+    pub id: i64,
+    /// From 0; the producer raises it by itself (IDEM-15).
+    pub epoch: i16,
+}
+
+impl ProducerIdAndEpoch {
+    /// `id` at its first epoch.
+    pub const fn new(id: i64) -> Self {
+        Self { id, epoch: 0 }
+    }
+}
+
+impl fmt::Display for ProducerIdAndEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "producer {} epoch {}", self.id, self.epoch)
+    }
+}
+
+/// What comes out of [`Broker::poll`].
+#[derive(Debug)]
+pub enum Response {
+    /// A request of [`Broker::submit`] has ended.
+    Produce(ProduceResponse),
+    /// [`Broker::init_producer_id`] has: an id, or why there is none. A lost connection is [`ErrorCode::NetworkException`], no answer in time [`ErrorCode::RequestTimedOut`].
+    InitProducerId(Result<ProducerIdAndEpoch, ErrorCode>),
+}
+
+impl From<ProduceResponse> for Response {
+    fn from(response: ProduceResponse) -> Self {
+        Self::Produce(response)
+    }
+}
+
+impl Response {
+    /// The produce response, if it is one.
+    pub fn produce(self) -> Option<ProduceResponse> {
+        match self {
+            Self::Produce(response) => Some(response),
+            Self::InitProducerId(_) => None,
+        }
+    }
 }
 
 /// What a sender talks to.
 ///
-/// Every submitted request comes back exactly once from [`Broker::poll`], whatever happens to the connection, within its timeout and a little. A
-/// broker that is dropped drops what it still holds, which aborts those records.
+/// What it promises stands at the module's head. A broker that is dropped drops what it still holds, which aborts those records.
 ///
 /// Its methods run on the sender's thread: they must not wait for what the sender has to do, so no flush, no wait for a record, no close.
 pub trait Broker: fmt::Debug + Send + 'static {
@@ -119,6 +188,9 @@ pub trait Broker: fmt::Debug + Send + 'static {
 
     /// Asks for fresh metadata; a later [`Broker::cluster`] shows it. Does not block.
     fn request_update(&mut self);
+
+    /// A node said that `leader` leads `topic_partition`: a later [`Broker::cluster`] shows it, unless a leader of that epoch or a newer one is known (SEND-16).
+    fn update_leader(&mut self, topic_partition: &TopicPartition, leader: Leader);
 
     /// Whether `node` takes a request now; if not, when to ask again (SEND-04).
     ///
@@ -132,8 +204,14 @@ pub trait Broker: fmt::Debug + Send + 'static {
     /// The request, if its node does not take it now.
     fn submit(&mut self, request: ProduceRequest, now: Instant) -> Result<(), ProduceRequest>;
 
-    /// Appends ended requests to `responses`, sleeping at most `timeout` if there is none. Returns early when woken.
-    fn poll(&mut self, timeout: Duration, responses: &mut Vec<ProduceResponse>);
+    /// Asks any node for a producer id (`InitProducerId` without a transactional id). The answer comes out of [`Broker::poll`] within `timeout` and a little. Never blocks.
+    ///
+    /// # Errors
+    /// The time after which to ask again: no node takes the request now. No answer will come then.
+    fn init_producer_id(&mut self, timeout: Duration, now: Instant) -> Result<(), Duration>;
+
+    /// Appends what has ended to `responses`, sleeping at most `timeout` if there is nothing. Returns early when woken.
+    fn poll(&mut self, timeout: Duration, responses: &mut Vec<Response>);
 
     /// A handle that ends a [`Broker::poll`] from any thread. A wake while nobody polls ends the next poll at once.
     fn waker(&self) -> Waker;

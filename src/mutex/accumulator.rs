@@ -26,8 +26,13 @@ use super::batch::MutexBatch;
 use super::codec::{Codecs, Estimate};
 use super::partition_map::{CopyOnWriteMap, EntryHandle};
 use super::pool::MutexPool;
-use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView, await_all};
-use crate::batch::{OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, refuse_in_callback};
+use crate::accumulator::{
+    Accumulator, AccumulatorConfig, Appended, DrainGate, Drained, ReadyCheck, SenderView, await_all,
+};
+use crate::batch::{
+    Compressor, OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, insert, refuse_in_callback, reset_some,
+    split,
+};
 use crate::broker::{Cluster, Leader, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use crate::partition_map::PartitionMap;
@@ -460,19 +465,24 @@ impl<F: LockFamily> MutexView<F> {
 }
 
 impl<F: LockFamily> SenderView for MutexView<F> {
-    fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck {
+    fn ready_through(&mut self, cluster: &Cluster, now: Instant, gate: &mut dyn DrainGate) -> ReadyCheck {
         let accumulator = Arc::clone(&self.accumulator);
         let hurry = accumulator.pool.queued() > 0 || accumulator.is_closed() || accumulator.flush_in_progress();
         let mut check = ReadyCheck::default();
         accumulator.map.for_each(|topic_partition, partition| {
             let leader = cluster.leader(topic_partition);
             let mut queue = partition.queue.lock();
-            let (mut head, lanes) = (self.look(&mut queue, leader, now), queue.lanes.clone());
+            let mut head = self.look(&mut queue, leader, now);
+            // Kafka asks only at the drain, and so looks again and again at a node whose one head it refuses.
+            let mut admitted = head.is_some() && gate.admits(topic_partition, queue.sealed.front());
+            let lanes = queue.lanes.clone();
             drop(queue);
             // Judged outside of the locks.
             for at in 0..=lanes.len() {
                 if at > 0 {
-                    head = self.look(&mut lanes[at - 1].lock(), leader, now);
+                    let mut queue = lanes[at - 1].lock();
+                    head = self.look(&mut queue, leader, now);
+                    admitted = head.is_some() && gate.admits(topic_partition, queue.sealed.front());
                 }
                 let Some(Look { waited, backoff, full }) = head.take() else { continue };
                 let Some(Leader { node, .. }) = leader else {
@@ -483,6 +493,9 @@ impl<F: LockFamily> SenderView for MutexView<F> {
                 };
                 if check.nodes.contains(&node) || self.muted.contains(topic_partition) {
                     return;
+                }
+                if !admitted {
+                    continue;
                 }
                 let target = backoff.unwrap_or(accumulator.config.linger);
                 let sendable = full || waited >= target || hurry;
@@ -497,17 +510,51 @@ impl<F: LockFamily> SenderView for MutexView<F> {
         check
     }
 
-    fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained> {
+    fn drain_through(
+        &mut self,
+        cluster: &Cluster,
+        nodes: &[NodeId],
+        max_size: usize,
+        now: Instant,
+        gate: &mut dyn DrainGate,
+    ) -> Vec<Drained> {
         nodes
             .iter()
-            .map(|node| Drained { node: *node, batches: self.drain_node(cluster, *node, max_size, now) })
+            .map(|node| Drained { node: *node, batches: self.drain_node(cluster, *node, max_size, now, gate) })
             .collect()
     }
 
     fn reenqueue(&mut self, mut batch: SealedBatch, now: Instant) {
         batch.reenqueued(now, Duration::ZERO);
-        let partition = self.accumulator.partition(batch.topic_partition());
-        partition.queue.lock().sealed.push_front(batch);
+        self.enqueue(batch);
+    }
+
+    fn reset_producer_state(&mut self, topic_partition: &TopicPartition, reset: &mut dyn FnMut(&SealedBatch) -> bool) {
+        if let Some(partition) = self.accumulator.map.get(&topic_partition.topic, topic_partition.partition) {
+            reset_some(&mut partition.queue.lock().sealed, reset);
+        }
+    }
+
+    fn split(&mut self, batch: SealedBatch) -> Result<Vec<SealedBatch>, Box<SealedBatch>> {
+        let accumulator = &self.accumulator;
+        let off_pool = accumulator.codecs.off_pool();
+        let (at, ratio, codec) = (batch.topic_partition().clone(), batch.compression_ratio(), batch.codec());
+        // Relaxed: the number need only be its own.
+        let next_id = || accumulator.next_id.fetch_add(1, Relaxed);
+        let mut parts = split(batch, accumulator.config.batch_size, off_pool, next_id)?;
+        if codec != Codec::None {
+            // The estimate was too good (ACC-36).
+            accumulator.partition(&at).estimate.reset((ratio as f32).max(1.0));
+            if let Some(mut compressor) = Compressor::new(accumulator.config.compression, off_pool) {
+                parts.iter_mut().for_each(|part| part.compress(&mut compressor));
+            }
+        }
+        Ok(parts)
+    }
+
+    fn enqueue(&mut self, part: SealedBatch) {
+        let partition = self.accumulator.partition(part.topic_partition());
+        insert(&mut partition.queue.lock().sealed, part);
     }
 
     fn expired(&mut self, now: Instant) -> Vec<SealedBatch> {
@@ -567,20 +614,33 @@ enum Taken {
     Nothing,
     /// Something, for which there is no room in this request.
     NoRoom,
+    /// Something that the gate refuses.
+    Refused,
 }
 
 impl<F: LockFamily> MutexView<F> {
     /// Takes the head of a partition's queue; if there is none, of the appenders' queues by turns: a closed batch first, an open one if its time has come.
     fn take_head(
         &mut self,
+        topic_partition: &TopicPartition,
         partition: &Partition<F>,
         leader: Option<Leader>,
         room: Option<usize>,
         now: Instant,
+        gate: &mut dyn DrainGate,
     ) -> Taken {
+        let mut pop = |queue: &mut Queue<F>| {
+            if room.is_some_and(|room| queue.head_size() > room) {
+                return Taken::NoRoom;
+            }
+            if !gate.admits(topic_partition, queue.sealed.front()) {
+                return Taken::Refused;
+            }
+            queue.pop().map_or(Taken::Nothing, Taken::Head)
+        };
         let mut queue = partition.queue.lock();
         if let Some(head) = self.look(&mut queue, leader, now) {
-            return if head.backoff.is_some() { Taken::Nothing } else { Self::pop_head(&mut queue, room) };
+            return if head.backoff.is_some() { Taken::Nothing } else { pop(&mut queue) };
         }
         if queue.lanes.is_empty() {
             return Taken::Nothing;
@@ -595,21 +655,21 @@ impl<F: LockFamily> MutexView<F> {
                 let mut queue = lane.lock();
                 let Some(head) = self.look(&mut queue, leader, now) else { continue };
                 if head.full || !closed && (hurry || head.waited >= accumulator.config.linger) {
-                    return Self::pop_head(&mut queue, room);
+                    return pop(&mut queue);
                 }
             }
         }
         Taken::Nothing
     }
 
-    fn pop_head(queue: &mut Queue<F>, room: Option<usize>) -> Taken {
-        if room.is_some_and(|room| queue.head_size() > room) {
-            return Taken::NoRoom;
-        }
-        queue.pop().map_or(Taken::Nothing, Taken::Head)
-    }
-
-    fn drain_node(&mut self, cluster: &Cluster, node: NodeId, max_size: usize, now: Instant) -> Vec<SealedBatch> {
+    fn drain_node(
+        &mut self,
+        cluster: &Cluster,
+        node: NodeId,
+        max_size: usize,
+        now: Instant,
+        gate: &mut dyn DrainGate,
+    ) -> Vec<SealedBatch> {
         let mut batches = Vec::new();
         let mut size = 0;
         let partitions = cluster.led_by(node);
@@ -629,15 +689,17 @@ impl<F: LockFamily> MutexView<F> {
             };
             let leader = cluster.leader(topic_partition);
             let room = (!batches.is_empty()).then(|| max_size.saturating_sub(size));
-            let head = match self.take_head(&partition, leader, room, now) {
+            let head = match self.take_head(topic_partition, &partition, leader, room, now, gate) {
                 Taken::Head(head) => head,
                 Taken::Nothing => continue,
-                Taken::NoRoom => break,
+                // As in Kafka, a refused head ends the turn of its node: the others wait for this one (ACC-29, GAP-22).
+                Taken::NoRoom | Taken::Refused => break,
             };
             let mut batch = head.seal(&self.accumulator.codecs);
             batch.see_leader_epoch(leader.and_then(|leader| leader.epoch));
+            gate.drained(&mut batch);
             if let Err(error) = batch.close() {
-                // Not reachable while batches carry no producer state; were it, the batch must not be lost in silence.
+                // Not reachable while gates stamp with ids that a broker gave; were it, the batch must not be lost in silence.
                 tracing::error!(%error, %topic_partition, "a drained batch could not be closed; its records are aborted");
                 let _ = self.deallocate(batch);
                 continue;

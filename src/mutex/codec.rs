@@ -54,8 +54,13 @@ impl Estimate {
         } else {
             (estimate - IMPROVING_STEP).max(observed)
         };
+        self.reset(next);
+    }
+
+    /// It is `ratio` from now on. By the sender alone.
+    pub(super) fn reset(&self, ratio: f32) {
         // Relaxed: as in `get`. A plain store: only the sender writes.
-        self.0.store(next.to_bits(), Relaxed);
+        self.0.store(ratio.to_bits(), Relaxed);
     }
 }
 

@@ -14,7 +14,7 @@
 //!   by freeing a pool only when its handle is gone *and* no lease is out, both decided in one place of its own. From there on another may free it:
 //!   so a buffer goes back by a [`WayBack`], which has the pool's address and no reference.
 //! - **LEASE-3** A [`WayBack`] answers [`Released::Last`] to exactly one caller, after which nobody else reaches the pool; that caller frees
-//!   it. `Lease::pool` came from `Box::into_raw`, or from `Arc::into_raw` if `Last` is never answered.
+//!   it. `Lease::pool` came from `Box::into_raw`; if `Last` is never answered, it may also be from `Arc::into_raw`, or a static.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
@@ -103,6 +103,24 @@ pub unsafe trait Release: Send + Sync {
 /// The address is that of a live lease's pool, as the lease was made with, and of the kind that has given this function; buffer and note are that lease's, which is used up by this.
 pub type WayBack = unsafe fn(NonNull<()>, Buffer, usize) -> Released;
 
+/// No pool: what is outside of every pool.
+struct Outside;
+
+// SAFETY: LEASE-2: it is a static. LEASE-3: it never answers `Last`.
+unsafe impl Release for Outside {
+    fn way_back(&self) -> WayBack {
+        /// # Safety
+        /// As [`WayBack`].
+        unsafe fn free(_: NonNull<()>, buffer: Buffer, _: usize) -> Released {
+            buffer.free();
+            Released::More
+        }
+        free
+    }
+}
+
+static OUTSIDE: Outside = Outside;
+
 /// An owned buffer of a pool, given back by drop.
 ///
 /// `Lease<P>` knows its pool's type; [`Lease::erase`] forgets it, at no cost, so that batches and requests need no type
@@ -151,6 +169,15 @@ impl<P: Release + 'static> Lease<P> {
         let Buffer { ptr, capacity } = *this.buffer;
         let pool: NonNull<dyn Release> = this.pool;
         Lease { buffer: ManuallyDrop::new(Buffer { ptr, capacity }), note: this.note, pool }
+    }
+}
+
+impl Lease {
+    /// No bytes, of no pool, charged to nobody: for a batch whose memory is outside of the pool (ACC-37).
+    pub fn outside() -> Self {
+        let none = Buffer { ptr: NonNull::dangling(), capacity: 0 };
+        // SAFETY: LEASE-1: no bytes. LEASE-2 and LEASE-3: see `Outside`.
+        unsafe { Lease::new(none, 0, NonNull::from(&OUTSIDE)) }.erase()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::error::{AppendError, FlushError, TopicPartition};
 use crate::pool::PoolSnapshot;
 use crate::primitive::clock::{SharedClock, SystemClock, TickingClock};
 use crate::record::{NO_TIMESTAMP, Record, batch_size_upper_bound};
-use crate::sender::{CloseError, Sender, SenderConfig, SenderHandle, SenderSnapshot, StartError};
+use crate::sender::{CloseError, IdempotenceConflict, Sender, SenderConfig, SenderHandle, SenderSnapshot, StartError};
 
 /// What a producer needs to know. Names and defaults are Kafka's.
 #[derive(Debug, Clone)]
@@ -65,6 +65,9 @@ pub enum ConfigError {
         /// As configured, in bytes.
         batch_size: usize,
     },
+    /// IDEM-01.
+    #[error(transparent)]
+    Idempotence(#[from] IdempotenceConflict),
 }
 
 impl ProducerConfig {
@@ -82,6 +85,7 @@ impl ProducerConfig {
         if buffer_memory < batch_size.max(1) as u64 {
             return Err(ConfigError::BufferTooSmall { buffer_memory, batch_size });
         }
+        self.sender.idempotence()?;
         Ok(())
     }
 }

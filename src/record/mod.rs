@@ -62,7 +62,7 @@
 //! | stamp log-append time | [`set_log_append_time`] | `DefaultRecordBatch.setMaxTimestamp` |
 //! | read | [`RecordBatch::parse`], [`batches`] | `DefaultRecordBatch.ensureValid`, `.iterator` |
 //! | compress; read what is compressed | [`codec::Encoder`]; [`RecordBatch::decompress`] | `Compression.wrapForOutput`; `.wrapForInput` |
-//! | count sequences | [`increment_sequence`], [`decrement_sequence`] | `DefaultRecordBatch.incrementSequence`, `.decrementSequence` |
+//! | count sequences | [`increment_sequence`], [`decrement_sequence`], [`sequence_is_after`] | `DefaultRecordBatch.incrementSequence`, `.decrementSequence` |
 //!
 //! # Where the decoder is stricter than Kafka's
 //!
@@ -125,5 +125,5 @@ pub use header::{
     Attributes, BATCH_OVERHEAD, BatchHeader, Codec, HeaderSpec, LENGTH_END, MAGIC, NO_PARTITION_LEADER_EPOCH,
     NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP, ProducerState, TimestampType,
 };
-pub use sequence::{decrement_sequence, increment_sequence};
+pub use sequence::{decrement_sequence, increment_sequence, sequence_is_after};
 pub use size::{MAX_RECORD_OVERHEAD, batch_size_upper_bound, body_size, record_size, record_size_for_body};

@@ -29,3 +29,15 @@ pub const fn increment_sequence(sequence: i32, count: u32) -> i32 {
 pub const fn decrement_sequence(sequence: i32, count: u32) -> i32 {
     (sequence as u32).wrapping_sub(count) as i32 & i32::MAX
 }
+
+/// Whether `sequence` comes after `other` and not before it, by serial arithmetic: the shorter way round counts (GAP-26).
+///
+/// ```
+/// use unlatched::record::sequence_is_after;
+/// assert!(sequence_is_after(1, i32::MAX) && !sequence_is_after(i32::MAX, 1) && !sequence_is_after(7, 7));
+/// ```
+#[inline]
+pub const fn sequence_is_after(sequence: i32, other: i32) -> bool {
+    let ahead = decrement_sequence(sequence, other as u32);
+    ahead != 0 && ahead < 1 << 30
+}

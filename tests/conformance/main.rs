@@ -17,6 +17,7 @@ mod deviations;
 mod drain;
 mod endings;
 mod fmt;
+mod gate;
 mod laws;
 mod map;
 mod order;
@@ -45,6 +46,7 @@ const REGISTRY: &[&[&str]] = &[
     appenders::TESTS,
     ready::TESTS,
     drain::TESTS,
+    gate::TESTS,
     endings::TESTS,
     order::TESTS,
     progress::TESTS,

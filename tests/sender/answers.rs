@@ -153,11 +153,11 @@ fn send_15_another_error_fails_every_record<A: Accumulator>() {
     let failed = [rig.push(0, "a"), rig.push(0, "b")];
     let other = rig.push(2, "c");
     let request = rig.send();
-    let answers = vec![with_code(0, ErrorCode::MessageTooLarge), written(2, 7)];
+    let answers = vec![with_code(0, ErrorCode::InvalidTimestamp), written(2, 7)];
     rig.script.end(request, Outcome::Answered(answers));
     rig.pass();
     for future in failed {
-        assert_eq!(future.wait(), refused(0, ErrorCode::MessageTooLarge));
+        assert_eq!(future.wait(), refused(0, ErrorCode::InvalidTimestamp));
     }
     assert_eq!(other.wait().map(|place| place.offset), Ok(7), "a batch of the same request");
     assert_eq!((rig.stats().failed, rig.stats().completed, rig.stats().retried), (2, 1, 0));

@@ -10,10 +10,12 @@
 mod answers;
 mod endings;
 mod expiry;
+mod idempotence;
 mod order;
 mod passes;
 mod rig;
 mod script;
+mod split;
 mod spy;
 mod support;
 #[path = "../common/threads.rs"]

@@ -6,8 +6,9 @@ use std::thread::ThreadId;
 use unlatched::accumulator::Accumulator;
 use unlatched::batch::Reply;
 use unlatched::broker::{ErrorCode, NodeId, Outcome, PartitionResponse};
+use unlatched::sender::SenderConfig;
 
-use crate::rig::{Rig, alone, contents, in_order, led_by, memory, partitions, push};
+use crate::rig::{Rig, alone, contents, in_order, led_by, memory, partitions, push, requests};
 use crate::support::{lock, on_every_core, tp};
 
 on_every_core![
@@ -75,12 +76,12 @@ fn send_23_one_batch_of_a_partition_at_a_time<A: Accumulator>() {
 }
 
 fn send_23_without_ordering_a_partition_is_never_muted<A: Accumulator>() {
-    let mut rig = Rig::<A>::new();
+    let mut rig = Rig::<A>::with(memory(), SenderConfig { max_in_flight: 64, ..requests() });
     for name in ["a", "b", "c", "d", "e", "f"] {
         rig.push_noted(0, name);
     }
     let requests: Vec<_> = (0..6).map(|_| rig.send()).collect();
-    assert_eq!(rig.sender.in_flight(), 6, "how many requests go at once is the broker's to say");
+    assert_eq!(rig.sender.in_flight(), 6, "a request each");
     requests.into_iter().for_each(|request| rig.script.acknowledge(request));
     rig.pass();
     assert_eq!(rig.log.take_only(&["mute", "unmute"]), [] as [&str; 0]);
@@ -233,7 +234,7 @@ fn send_31_callbacks_run_in_the_order_of_sending<A: Accumulator>() {
 
 /// Those of one partition, as callbacks run in that order; and all of them, as a simulation has to replay.
 fn send_31_batches_in_flight_expire_in_the_order_opened<A: Accumulator>() {
-    let mut rig = Rig::<A>::new();
+    let mut rig = Rig::<A>::with(memory(), SenderConfig { max_in_flight: 64, ..requests() });
     let names: Vec<String> = (0..32).map(|number| format!("{number}")).collect();
     let mut requests = Vec::new();
     for (number, name) in names.iter().enumerate() {

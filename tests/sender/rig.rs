@@ -42,8 +42,14 @@ pub(crate) fn memory() -> AccumulatorConfig {
     }
 }
 
+/// Without idempotence.
 pub(crate) fn requests() -> SenderConfig {
-    SenderConfig { delivery_timeout: millis(1_000), ..SenderConfig::default() }
+    SenderConfig { delivery_timeout: millis(1_000), enable_idempotence: Some(false), ..SenderConfig::default() }
+}
+
+/// With it.
+pub(crate) fn idempotent() -> SenderConfig {
+    SenderConfig { enable_idempotence: Some(true), ..requests() }
 }
 
 /// One batch of a partition at a time.

@@ -1,6 +1,6 @@
 //! A broker that does what a test tells it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Wake, Waker};
@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use unlatched::batch::SealedBatch;
 use unlatched::broker::{
-    Broker, Cluster, ErrorCode, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse,
+    Broker, Cluster, ErrorCode, Leader, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse,
+    ProducerIdAndEpoch, Response,
 };
+use unlatched::error::TopicPartition;
 use unlatched::primitive::clock::Instant;
 
 use crate::support::{Log, eventually, lock};
@@ -49,7 +51,12 @@ struct State {
     in_poll: Hook,
     in_drop: Hook,
     requests: Vec<ProduceRequest>,
-    due: Vec<ProduceResponse>,
+    /// What the next requests for a producer id are answered with, the first one first; when it is empty, each gets an id of its own at once.
+    ids: VecDeque<Option<Result<ProducerIdAndEpoch, ErrorCode>>>,
+    /// When to ask again for a producer id, if it is not taken now.
+    no_ids: Option<Duration>,
+    ids_asked: i64,
+    due: Vec<Response>,
     slept: Vec<Duration>,
     asleep: bool,
     woken: bool,
@@ -106,6 +113,16 @@ impl Script {
     /// Whether it gives each request back at the submission.
     pub(crate) fn set_refuses(&self, refuses: bool) {
         self.tell(|state| state.refuses = refuses);
+    }
+
+    /// What the next request for a producer id is answered with; `None`: nothing, before [`Script::give_id`].
+    pub(crate) fn next_id(&self, answer: Option<Result<ProducerIdAndEpoch, ErrorCode>>) {
+        self.tell(|state| state.ids.push_back(answer));
+    }
+
+    /// Answers a request for a producer id.
+    pub(crate) fn give_id(&self, answer: Result<ProducerIdAndEpoch, ErrorCode>) {
+        self.tell(|state| state.due.push(Response::InitProducerId(answer)));
     }
 
     pub(crate) fn set_acknowledges(&self) {
@@ -168,14 +185,14 @@ impl Script {
     /// Has the next poll take this request back and then panic with it in its hands.
     pub(crate) fn die_with(&self, request: ProduceRequest) {
         self.tell(|state| {
-            state.due.push(ProduceResponse { request, outcome: Outcome::Written });
+            state.due.push(ProduceResponse::new(request, Outcome::Written).into());
             state.polls = Polls::Panicking;
         });
     }
 
     /// Has the next poll hand this over.
     pub(crate) fn end(&self, request: ProduceRequest, outcome: Outcome) {
-        self.tell(|state| state.due.push(ProduceResponse { request, outcome }));
+        self.tell(|state| state.due.push(ProduceResponse::new(request, outcome).into()));
     }
 
     /// Ends `request` with an answer for each of its batches.
@@ -187,6 +204,15 @@ impl Script {
     /// Ends `request`, each batch written from offset 0.
     pub(crate) fn acknowledge(&self, request: ProduceRequest) {
         self.answer(request, |batch| PartitionResponse::written(batch.topic_partition().clone(), 0));
+    }
+
+    /// Ends `request`, each batch written from offset 0, by a node that wants no more for a while.
+    pub(crate) fn throttle(&self, request: ProduceRequest, throttle: Duration) {
+        let written = |batch: &SealedBatch| PartitionResponse::written(batch.topic_partition().clone(), 0);
+        let outcome = Outcome::Answered(request.batches.iter().map(written).collect());
+        self.tell(|state| {
+            state.due.push(ProduceResponse { throttle, ..ProduceResponse::new(request, outcome) }.into())
+        });
     }
 
     /// Ends `request`, each batch refused.
@@ -220,6 +246,29 @@ impl Broker for Scripted {
         self.0.tell(|state| state.updates += 1);
     }
 
+    fn update_leader(&mut self, topic_partition: &TopicPartition, leader: Leader) {
+        self.0.log.note(format!("leader of {} is {}", topic_partition.partition, leader.node.0));
+        self.0.tell(|state| {
+            if let Some(cluster) = state.cluster.with_leader(topic_partition, leader) {
+                state.cluster = Arc::new(cluster);
+            }
+        });
+    }
+
+    fn init_producer_id(&mut self, _timeout: Duration, _now: Instant) -> Result<(), Duration> {
+        self.0.log.note("init producer id");
+        self.0.tell(|state| {
+            if let Some(delay) = state.no_ids {
+                return Err(delay);
+            }
+            state.ids_asked += 1;
+            let own = Some(Ok(ProducerIdAndEpoch::new(state.ids_asked)));
+            let answer = state.ids.pop_front().unwrap_or(own);
+            state.due.extend(answer.map(Response::InitProducerId));
+            Ok(())
+        })
+    }
+
     fn ready(&mut self, node: NodeId, _now: Instant) -> Result<(), Duration> {
         self.0.log.note(format!("node {}", node.0));
         lock(&self.0.shared.state).not_ready.get(&node).map_or(Ok(()), |delay| Err(*delay))
@@ -243,7 +292,7 @@ impl Broker for Scripted {
         Ok(())
     }
 
-    fn poll(&mut self, timeout: Duration, responses: &mut Vec<ProduceResponse>) {
+    fn poll(&mut self, timeout: Duration, responses: &mut Vec<Response>) {
         self.0.log.note("poll");
         if let Some(action) = self.0.tell(|state| state.in_poll.0.take()) {
             action();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appended, DrainGate, Drained, ReadyCheck, SenderView};
 use unlatched::batch::{OffPoolSnapshot, Reply, SealedBatch};
 use unlatched::broker::{Cluster, NodeId};
 use unlatched::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
@@ -114,24 +114,46 @@ pub(crate) struct SpyView<V> {
 
 impl<V> SpyView<V> {
     fn given(&self, batch: &SealedBatch) {
-        lock(&self.books).entry(batch.id()).or_insert(0);
+        if batch.whole().is_none() {
+            lock(&self.books).entry(batch.id()).or_insert(0);
+        }
     }
 }
 
 impl<V: SenderView> SenderView for SpyView<V> {
     const BY_DEADLINE: bool = V::BY_DEADLINE;
 
-    fn ready(&mut self, cluster: &Cluster, now: Instant) -> ReadyCheck {
+    fn ready_through(&mut self, cluster: &Cluster, now: Instant, gate: &mut dyn DrainGate) -> ReadyCheck {
         self.log.note("ready");
-        self.view.ready(cluster, now)
+        self.view.ready_through(cluster, now, gate)
     }
 
-    fn drain(&mut self, cluster: &Cluster, nodes: &[NodeId], max_size: usize, now: Instant) -> Vec<Drained> {
+    fn drain_through(
+        &mut self,
+        cluster: &Cluster,
+        nodes: &[NodeId],
+        max_size: usize,
+        now: Instant,
+        gate: &mut dyn DrainGate,
+    ) -> Vec<Drained> {
         let names: Vec<_> = nodes.iter().map(|node| node.0).collect();
         self.log.note(format!("drain {names:?}"));
-        let drained = self.view.drain(cluster, nodes, max_size, now);
+        let drained = self.view.drain_through(cluster, nodes, max_size, now, gate);
         drained.iter().flat_map(|drained| &drained.batches).for_each(|batch| self.given(batch));
         drained
+    }
+
+    fn reset_producer_state(&mut self, topic_partition: &TopicPartition, reset: &mut dyn FnMut(&SealedBatch) -> bool) {
+        self.view.reset_producer_state(topic_partition, reset);
+    }
+
+    fn split(&mut self, batch: SealedBatch) -> Result<Vec<SealedBatch>, Box<SealedBatch>> {
+        self.view.split(batch)
+    }
+
+    fn enqueue(&mut self, part: SealedBatch) {
+        self.log.note(format!("enqueue {}", part.topic_partition().partition));
+        self.view.enqueue(part);
     }
 
     fn reenqueue(&mut self, batch: SealedBatch, now: Instant) {

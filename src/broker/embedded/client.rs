@@ -20,7 +20,10 @@ use crossbeam_queue::SegQueue;
 use super::bell::Bell;
 use super::connection::Connection;
 use super::server::Server;
-use crate::broker::{Broker, Cluster, NodeId, Outcome, ProduceRequest, ProduceResponse};
+use crate::broker::{
+    Broker, Cluster, Leader, NodeId, Outcome, ProduceRequest, ProduceResponse, ProducerIdAndEpoch, Response,
+};
+use crate::error::TopicPartition;
 use crate::primitive::atomic::AtomicBool;
 use crate::primitive::atomic::Ordering::{Acquire, Release};
 use crate::primitive::clock::Instant;
@@ -55,7 +58,7 @@ struct Node {
 /// What the client and its thread share.
 struct Line {
     submitted: SegQueue<(ProduceRequest, Instant)>,
-    ended: SegQueue<ProduceResponse>,
+    ended: SegQueue<Response>,
     io: Arc<Bell>,
     poller: Arc<Bell>,
     stop: AtomicBool,
@@ -84,14 +87,18 @@ impl EmbeddedClient {
         self.server.settings().clock.now()
     }
 
-    fn take_ended(&mut self, responses: &mut Vec<ProduceResponse>) {
+    fn take_ended(&mut self, responses: &mut Vec<Response>) {
         while let Some(response) = self.line.ended.pop() {
+            let Response::Produce(response) = response else {
+                responses.push(response);
+                continue;
+            };
             let lost = response.outcome == Outcome::Disconnected;
             let down_until = lost.then(|| self.now().saturating_add(self.server.settings().reconnect_backoff));
             let node = self.nodes.entry(response.request.node).or_default();
             node.in_flight = node.in_flight.saturating_sub(1);
             node.down_until = down_until.unwrap_or(node.down_until);
-            responses.push(response);
+            responses.push(response.into());
         }
     }
 }
@@ -110,7 +117,7 @@ impl Line {
             let now = clock.now();
             let next = connection.advance(now, &mut ended);
             if !ended.is_empty() {
-                ended.drain(..).for_each(|response| self.ended.push(response));
+                ended.drain(..).for_each(|response: ProduceResponse| self.ended.push(response.into()));
                 self.poller.ring();
             }
             self.io.sleep(next.map(|next| next.saturating_since(clock.now())));
@@ -129,6 +136,13 @@ impl Broker for EmbeddedClient {
         let cluster = self.server.cluster();
         if !Arc::ptr_eq(&cluster, &self.cluster) {
             self.cluster = cluster;
+            self.line.poller.ring();
+        }
+    }
+
+    fn update_leader(&mut self, topic_partition: &TopicPartition, leader: Leader) {
+        if let Some(cluster) = self.cluster.with_leader(topic_partition, leader) {
+            self.cluster = Arc::new(cluster);
             self.line.poller.ring();
         }
     }
@@ -156,8 +170,16 @@ impl Broker for EmbeddedClient {
         Ok(())
     }
 
+    /// The answer is there at once, as in [`Broker::request_update`].
+    fn init_producer_id(&mut self, _timeout: Duration, _now: Instant) -> Result<(), Duration> {
+        let id = ProducerIdAndEpoch::new(self.server.next_producer_id());
+        self.line.ended.push(Response::InitProducerId(Ok(id)));
+        self.line.poller.ring();
+        Ok(())
+    }
+
     /// Returns early also, without need, if the I/O thread's ring for something already delivered comes late.
-    fn poll(&mut self, timeout: Duration, responses: &mut Vec<ProduceResponse>) {
+    fn poll(&mut self, timeout: Duration, responses: &mut Vec<Response>) {
         let before = responses.len();
         // The ring is taken before the queue is looked at: whatever is pushed after the look is rung for again.
         let rung = self.line.poller.sleep(Some(Duration::ZERO));

@@ -125,7 +125,7 @@ impl Link {
     fn disconnect(&mut self, ended: &mut Vec<ProduceResponse>) {
         let handled = self.handled.drain(..).map(|in_flight| in_flight.request);
         let requests = handled.chain(self.arrived.drain(..).map(|arrived| arrived.request));
-        ended.extend(requests.map(|request| ProduceResponse { request, outcome: Outcome::Disconnected }));
+        ended.extend(requests.map(|request| ProduceResponse::new(request, Outcome::Disconnected)));
         self.latest = Instant::ZERO;
     }
 
@@ -134,7 +134,7 @@ impl Link {
         for _ in 0..self.arrived.len() {
             match self.arrived.pop_front() {
                 Some(Arrived { request, deadline }) if deadline <= now => {
-                    ended.push(ProduceResponse { request, outcome: Outcome::TimedOut });
+                    ended.push(ProduceResponse::new(request, Outcome::TimedOut));
                 }
                 Some(live) => self.arrived.push_back(live),
                 None => {}
@@ -187,7 +187,7 @@ impl Link {
             }
         }
         due.sort_by_key(|in_flight| in_flight.at);
-        ended.extend(due.into_iter().map(|InFlight { request, outcome, .. }| ProduceResponse { request, outcome }));
+        ended.extend(due.into_iter().map(|InFlight { request, outcome, .. }| ProduceResponse::new(request, outcome)));
     }
 }
 

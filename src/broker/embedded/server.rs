@@ -185,6 +185,8 @@ pub(super) struct Server {
     spaces: Mutex<Vec<Space>>,
     /// Held by whoever changes topics or leaders.
     admin: Mutex<()>,
+    /// The producer id given out next. From the time of the opening, in units that a broker does not use up: a directory that is opened again gives no id a second time.
+    producer_id: Mutex<i64>,
 }
 
 impl Server {
@@ -192,6 +194,7 @@ impl Server {
         let bells = Bells::default();
         let server = Self {
             faults: Faults::new(settings.seed, settings.clock.clone(), bells.clone()),
+            producer_id: Mutex::new(settings.clock.unix_millis() << 16),
             settings,
             topics: DashMap::new(),
             cluster: RwLock::default(),
@@ -358,6 +361,13 @@ impl Server {
         let topic = self.topics.get(&*at.topic)?;
         let partition = topic.partitions.get(usize::try_from(at.partition).ok()?)?;
         Some((partition.clone(), topic.limits))
+    }
+
+    /// A producer id that nobody has.
+    pub(super) fn next_producer_id(&self) -> i64 {
+        let mut next = self.producer_id.lock();
+        *next += 1;
+        *next
     }
 
     pub(super) fn partition(&self, at: &TopicPartition) -> Option<Arc<Partition>> {
