@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::fault::Fate;
+use super::fault::{Fate, NodeState};
 use super::server::{Handled, Server};
 use crate::broker::{Acks, NodeId, Outcome, ProduceRequest, ProduceResponse};
 use crate::primitive::clock::Instant;
@@ -68,7 +68,7 @@ impl Connection {
         let link = self.links.entry(node).or_default();
         if link.is_idle() {
             // What was broken before this request is no matter of its.
-            link.breaks = self.server.faults().state(node, now).0;
+            link.breaks = self.server.faults().state(node, now).breaks;
         }
         let deadline = now.saturating_add(request.timeout);
         link.arrived.push_back(Arrived { request, deadline });
@@ -102,8 +102,8 @@ impl Link {
         if self.is_idle() {
             return None;
         }
-        let (breaks, silent) = server.faults().state(node, now);
-        if breaks != self.breaks || !server.has_node(node) {
+        let NodeState { breaks, down, silent } = server.faults().state(node, now);
+        if breaks != self.breaks || down || !server.has_node(node) {
             self.breaks = breaks;
             self.disconnect(ended);
             return None;
@@ -405,6 +405,26 @@ mod tests {
         faults.break_connections(NodeId(0));
         assert_eq!(world.after(Duration::ZERO), (vec![(0, Disconnected)], Some(MS)));
         assert_eq!(world.after(MS).0, [(1, Refused(ErrorCode::NotLeaderOrFollower))]);
+    }
+
+    #[test]
+    fn send_10_a_node_that_is_restarted_breaks_off_and_lets_nobody_in_until_it_is_back() {
+        let mut world = World::new(1);
+        let faults = world.broker.faults().clone();
+        faults.set_latency(MS, Duration::ZERO);
+        world.submit(0);
+        assert_eq!(world.after(Duration::ZERO).0, []);
+        faults.restart(NodeId(0), 10 * MS);
+        assert_eq!(world.after(Duration::ZERO).0, [(0, Disconnected)], "written, and its answer lost");
+        world.submit(1);
+        assert_eq!(world.after(9 * MS).0, [(1, Disconnected)]);
+        world.submit(2);
+        assert_eq!((world.after(MS).0, world.written()), (vec![], 2), "back, with the log that it had");
+        assert_eq!(world.after(MS).0, [(2, Offset(1))]);
+        faults.restart(NodeId(0), 10 * MS);
+        faults.clear();
+        world.submit(3);
+        assert_eq!(world.after(Duration::ZERO).0, [(3, Offset(2))], "cleared");
     }
 
     #[test]

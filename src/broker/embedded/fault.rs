@@ -68,7 +68,8 @@ impl Fault {
         Self { effect, occurrence: Occurrence::Next(1), node: None, topic_partition: None }
     }
 
-    /// A batch is answered with `code` and not written. Counted per batch, and only batches that would have been accepted.
+    /// A batch is answered with `code` and not written. Counted per batch, and only batches that would have been written; but with `DUPLICATE_SEQUENCE_NUMBER` only those that
+    /// were written before.
     pub fn fail(code: ErrorCode) -> Self {
         Self::new(Effect::Fail { code: Some(code), written: false })
     }
@@ -199,6 +200,19 @@ struct Node {
     silent_until: Option<Option<Instant>>,
     /// Counts the times that every connection to it was broken.
     breaks: u64,
+    /// Until when nobody can connect to it.
+    down_until: Instant,
+}
+
+/// How a node is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct NodeState {
+    /// How often connections to it were broken.
+    pub(super) breaks: u64,
+    /// Whether nobody can connect to it.
+    pub(super) down: bool,
+    /// Until when it is silent, if it is; `Some(None)`: until resumed.
+    pub(super) silent: Option<Option<Instant>>,
 }
 
 struct Inner {
@@ -240,13 +254,13 @@ impl Faults {
         self.inner.lock().rules.push_back(fault);
     }
 
-    /// Ends latency and silence and takes back every fault not used up.
+    /// Ends latency, silence and downtimes, and takes back every fault not used up.
     pub fn clear(&self) {
         let mut inner = self.inner.lock();
         (inner.latency, inner.jitter) = (Duration::ZERO, Duration::ZERO);
         inner.rules.clear();
         for node in inner.nodes.values_mut() {
-            node.silent_until = None;
+            (node.silent_until, node.down_until) = (None, Instant::ZERO);
         }
         drop(inner);
         self.bells.ring();
@@ -276,12 +290,23 @@ impl Faults {
         self.bells.ring();
     }
 
-    /// How often connections to `node` were broken, and until when it is silent.
-    pub(super) fn state(&self, node: NodeId, now: Instant) -> (u64, Option<Option<Instant>>) {
+    /// `node` is restarted: its connections break as by [`Faults::break_connections`], and for `downtime` whoever connects is disconnected at once. Its logs and what it
+    /// knows of producers are as before.
+    pub fn restart(&self, node: NodeId, downtime: Duration) {
+        let until = self.clock.now().saturating_add(downtime);
+        let mut inner = self.inner.lock();
+        let node = inner.nodes.entry(node).or_default();
+        (node.breaks, node.down_until) = (node.breaks + 1, until);
+        drop(inner);
+        self.bells.ring();
+    }
+
+    /// How `node` is at `now`.
+    pub(super) fn state(&self, node: NodeId, now: Instant) -> NodeState {
         let inner = self.inner.lock();
-        let Some(node) = inner.nodes.get(&node) else { return (0, None) };
+        let Some(node) = inner.nodes.get(&node) else { return NodeState::default() };
         let silent = node.silent_until.filter(|until| until.is_none_or(|until| now < until));
-        (node.breaks, silent)
+        NodeState { breaks: node.breaks, down: now < node.down_until, silent }
     }
 
     /// Draws what happens to a request.
@@ -307,12 +332,13 @@ impl Faults {
         plan
     }
 
-    /// Draws whether a batch that would be accepted fails.
-    pub(super) fn failure(&self, node: NodeId, topic_partition: &TopicPartition) -> Option<Failure> {
+    /// Draws whether a batch that would be accepted, as one that was written before if `again`, fails.
+    pub(super) fn failure(&self, node: NodeId, topic_partition: &TopicPartition, again: bool) -> Option<Failure> {
         let inner = &mut *self.inner.lock();
         let struck = inner.rules.iter_mut().find_map(|rule| {
             let Effect::Fail { code, written } = rule.effect else { return None };
-            let strikes = rule.fits(node, topic_partition) && rule.strikes(&mut inner.random);
+            let of_duplicates = code == Some(ErrorCode::DuplicateSequenceNumber);
+            let strikes = of_duplicates == again && rule.fits(node, topic_partition) && rule.strikes(&mut inner.random);
             strikes.then_some(Failure { code, written })
         });
         inner.forget_used_up(struck.is_some());
@@ -362,7 +388,7 @@ mod tests {
             faults.inject(Fault::lose_response().rate(0.5));
             faults.inject(Fault::fail(ErrorCode::CorruptMessage).rate(0.5));
             let request = request(0, &[&at(0)]);
-            (0..32).map(|_| (faults.plan(&request), faults.failure(NodeId(0), &at(0)))).collect::<Vec<_>>()
+            (0..32).map(|_| (faults.plan(&request), faults.failure(NodeId(0), &at(0), false))).collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
@@ -382,10 +408,10 @@ mod tests {
         assert_eq!(fates, [Fate::Answered, lost, Fate::Answered, lost, Fate::Answered]);
 
         faults.inject(Fault::fail(ErrorCode::NotEnoughReplicas).after_writing().at_node(NodeId(1)));
-        assert_eq!(faults.failure(NodeId(0), &at(0)), None);
+        assert_eq!(faults.failure(NodeId(0), &at(0), false), None);
         let failure = Failure { code: Some(ErrorCode::NotEnoughReplicas), written: true };
-        assert_eq!(faults.failure(NodeId(1), &at(0)), Some(failure));
-        assert_eq!(faults.failure(NodeId(1), &at(0)), None, "once");
+        assert_eq!(faults.failure(NodeId(1), &at(0), false), Some(failure));
+        assert_eq!(faults.failure(NodeId(1), &at(0), false), None, "once");
     }
 
     #[test]

@@ -16,7 +16,8 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::error::{BatchFault, StorageError};
-use crate::record::{BATCH_OVERHEAD, LENGTH_END, RecordBatch};
+use super::producers::Producers;
+use crate::record::{BATCH_OVERHEAD, LENGTH_END, RecordBatch, TimestampType};
 
 /// The only segment of a log: named by its first offset, as Kafka does.
 pub(super) const SEGMENT: &str = "00000000000000000000.log";
@@ -72,6 +73,8 @@ pub(super) struct Found {
     pub(super) next_offset: i64,
     /// Leader epoch of the last batch.
     pub(super) epoch: Option<i32>,
+    /// The last batches of each idempotent producer.
+    pub(super) producers: Producers,
     pub(super) cut: Option<Cut>,
 }
 
@@ -274,6 +277,10 @@ fn scan(file: &File, path: &Path) -> Result<Found, StorageError> {
                 found.batches += 1;
                 found.records += u64::try_from(batch.header().records_count).unwrap_or(0);
                 found.epoch = Some(batch.header().partition_leader_epoch);
+                let header = batch.header();
+                let stamped = header.attributes.timestamp_type() == TimestampType::LogAppendTime;
+                let log_append_time = stamped.then_some(header.max_timestamp);
+                found.producers.written(header, batch.base_offset(), log_append_time);
             }
             Err(BatchFault::Io(error)) => return Err(StorageError::io("read log", path)(error)),
             Err(cause) => break Some(cause),

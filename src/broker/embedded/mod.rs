@@ -21,8 +21,11 @@
 //! - A batch's memory is not held beyond its request's return: what is kept is a copy.
 //! - What a directory promises after a kill or a full disk, see [`Fsync`], [`Corruption`] and [`RecoveryReport`].
 //!
+//! - Of an idempotent producer each partition remembers the last five batches: what comes again is answered with the offset that it has, and written once; what does not
+//!   follow is refused. A directory that is opened again remembers them too.
+//!
 //! # What is not built
-//! Duplicates are not recognised: batches with a producer id are accepted, their sequences not compared. There are no replicas, so every
+//! There are no transactions. There are no replicas, so every
 //! `acks` but none means the same. Batches are stored as they come: a topic has no codec of its own. Logs have one segment and no
 //! retention. After a timeout the connection stays, where Kafka's client would close it.
 //!
@@ -55,6 +58,7 @@ mod directory;
 mod error;
 mod fault;
 mod log;
+mod producers;
 mod server;
 #[cfg(test)]
 mod test_support;
@@ -307,6 +311,17 @@ impl EmbeddedBroker {
     /// whole batch as it goes over the wire.
     pub fn produce(&self, node: NodeId, topic_partition: &TopicPartition, batch: &[u8]) -> PartitionResponse {
         self.server.produce(node, topic_partition, batch)
+    }
+
+    /// Makes a partition forget what it knows of idempotent producers, as retention does once it has removed all that they wrote: a batch that comes
+    /// again is not recognised.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::UnknownPartition`].
+    pub fn forget_producers(&self, topic_partition: &TopicPartition) -> Result<(), EmbeddedError> {
+        let unknown = || EmbeddedError::UnknownPartition { topic_partition: topic_partition.clone() };
+        self.server.partition(topic_partition).ok_or_else(unknown)?.forget_producers();
+        Ok(())
     }
 
     /// The offset that the next record of a partition will get.

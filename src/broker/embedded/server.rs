@@ -11,7 +11,8 @@ use super::bell::Bells;
 use super::directory::{FoundTopic, OpenDirectory, is_topic_name};
 use super::error::{EmbeddedError, StorageError};
 use super::fault::{Failure, Fate, Faults, Plan};
-use super::log::LogFile;
+use super::log::{Found, LogFile};
+use super::producers::{Producers, Written};
 use super::validate::{Limits, Refusal, Space, check};
 use crate::batch::contain;
 use crate::broker::{Cluster, ErrorCode, Leader, NodeId, PartitionResponse, ProduceRequest};
@@ -50,6 +51,7 @@ pub(super) struct PartitionState {
     epoch: i32,
     next_offset: i64,
     log: Log,
+    producers: Producers,
     /// The batch as the log gets it, where the log does not keep it; its memory is used again.
     image: Vec<u8>,
     stats: Stats,
@@ -63,12 +65,19 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    fn new(topic_partition: TopicPartition, leader: NodeId, log: Log, next_offset: i64, epoch: i32) -> Arc<Self> {
+    /// A partition with nothing in it.
+    fn empty(topic_partition: TopicPartition, leader: NodeId, log: Log) -> Arc<Self> {
+        Self::new(topic_partition, leader, log, &mut Found::default())
+    }
+
+    /// A partition whose log holds what was `found`.
+    fn new(topic_partition: TopicPartition, leader: NodeId, log: Log, found: &mut Found) -> Arc<Self> {
         let state = PartitionState {
             leader: Some(leader),
-            epoch,
-            next_offset,
+            epoch: found.epoch.unwrap_or(0).max(0),
+            next_offset: found.next_offset,
             log,
+            producers: std::mem::take(&mut found.producers),
             image: Vec::new(),
             stats: Stats::default(),
         };
@@ -85,18 +94,34 @@ impl Partition {
         read(&state.log, state.next_offset)
     }
 
-    /// Takes a checked batch; its base offset.
+    pub(super) fn forget_producers(&self) {
+        self.state.lock().producers.forget(None);
+    }
+
+    /// What was written before, if the batch comes again.
+    fn judge(&self, batch: &RecordBatch<'_>, node: NodeId) -> Result<Option<Written>, Refusal> {
+        let state = self.state.lock();
+        if state.leader != Some(node) {
+            return Err(not_leader(&self.topic_partition, node));
+        }
+        state.producers.judge(batch.header())
+    }
+
+    /// Takes a checked batch, or finds that it has it; its base offset and the broker's time.
     fn append(
         &self,
         batch: &RecordBatch<'_>,
         log_append_time: Option<i64>,
         node: NodeId,
         observer: Option<&Observer>,
-    ) -> Result<i64, Refusal> {
+    ) -> Result<(i64, Option<i64>), Refusal> {
         let state = &mut *self.state.lock();
-        // Again, now under the lock: the leader may have moved while the batch was checked.
+        // Again, now under the lock that it is written under: the leader may have moved meanwhile, or the batch have come by another connection.
         if state.leader != Some(node) {
             return Err(not_leader(&self.topic_partition, node));
+        }
+        if let Some(before) = state.producers.judge(batch.header())? {
+            return Ok((before.base_offset, before.log_append_time));
         }
         let base_offset = state.next_offset;
         let count = i64::from(batch.header().records_count);
@@ -122,6 +147,7 @@ impl Partition {
             })?,
         }
         state.next_offset = next_offset;
+        state.producers.written(batch.header(), base_offset, log_append_time);
         state.stats.batches += 1;
         state.stats.records += count.unsigned_abs();
         state.stats.bytes += batch.size() as u64;
@@ -130,7 +156,7 @@ impl Partition {
             // The batch stays written, whatever the observer does.
             contain("an observer of written batches", observe);
         }
-        Ok(base_offset)
+        Ok((base_offset, log_append_time))
     }
 }
 
@@ -205,10 +231,9 @@ impl Server {
             admin: Mutex::new(()),
         };
         for (name, logs) in found {
-            let partitions = (0..).zip(logs).map(|(number, (file, found))| {
-                let epoch = found.epoch.unwrap_or(0).max(0);
+            let partitions = (0..).zip(logs).map(|(number, (file, mut found))| {
                 let at = TopicPartition { topic: name.clone(), partition: number };
-                Partition::new(at, server.first_leader(number), Log::File(file), found.next_offset, epoch)
+                Partition::new(at, server.first_leader(number), Log::File(file), &mut found)
             });
             let topic = Topic { partitions: partitions.collect(), limits: server.default_limits() };
             server.topics.insert(name, Arc::new(topic));
@@ -299,7 +324,7 @@ impl Server {
                 }
             })?;
             let at = TopicPartition { topic: name.clone(), partition: number };
-            topic.partitions.push(Partition::new(at, self.first_leader(number), log, 0, 0));
+            topic.partitions.push(Partition::empty(at, self.first_leader(number), log));
         }
         self.topics.insert(name, Arc::new(topic));
         self.publish_cluster();
@@ -376,7 +401,7 @@ impl Server {
 
     /// Decides about one batch as the node `node`, without faults.
     pub(super) fn produce(&self, node: NodeId, at: &TopicPartition, bytes: &[u8]) -> PartitionResponse {
-        let answer = self.decide(node, at, bytes, || None);
+        let answer = self.decide(node, at, bytes, |_| None);
         let unanswered = || PartitionResponse::refused(at.clone(), ErrorCode::UnknownServerError);
         answer.map_or_else(|refusal| refusal.answer(at.clone()), |answer| answer.unwrap_or_else(unanswered))
     }
@@ -387,7 +412,7 @@ impl Server {
         node: NodeId,
         at: &TopicPartition,
         bytes: &[u8],
-        failure: impl FnOnce() -> Option<Failure>,
+        failure: impl FnOnce(bool) -> Option<Failure>,
     ) -> Result<Option<PartitionResponse>, Refusal> {
         let (partition, limits) = self.lookup(at).ok_or_else(|| {
             let message = format!("{node} has no partition {at}");
@@ -401,7 +426,8 @@ impl Server {
         space.shrink();
         self.spaces.lock().push(space);
         let batch = batch?;
-        let failure = failure();
+        let before = partition.judge(&batch, node)?;
+        let failure = failure(before.is_some());
         let told = |failure: Failure| {
             let refusal = |code| Refusal::new(code, "the broker was told to answer so");
             failure.code.map(|code| refusal(code).answer(at.clone()))
@@ -411,7 +437,8 @@ impl Server {
         }
         let log_append_time =
             (limits.timestamp_type == TimestampType::LogAppendTime).then(|| self.settings.clock.unix_millis());
-        let base_offset = partition.append(&batch, log_append_time, node, self.settings.observer.as_ref())?;
+        let observer = self.settings.observer.as_ref();
+        let (base_offset, log_append_time) = partition.append(&batch, log_append_time, node, observer)?;
         match failure {
             Some(failure) => Ok(told(failure)),
             None => {
@@ -445,7 +472,7 @@ impl Server {
                 if !batch.is_closed() {
                     return refuse("the batch was not closed before it was sent".into());
                 }
-                let failure = || self.faults.failure(request.node, at);
+                let failure = |again| self.faults.failure(request.node, at, again);
                 self.decide(request.node, at, batch.as_bytes(), failure)
                     .unwrap_or_else(|refusal| Some(refusal.answer(at.clone())))
             })
@@ -593,7 +620,7 @@ mod tests {
     fn send_16_broker_takes_no_batch_whose_leader_moved_while_it_was_checked() {
         let broker = EmbeddedBroker::builder().nodes(2).open().unwrap();
         broker.create_topic("t", 1).unwrap();
-        let moved = broker.server.decide(NODE, &at(0), &bytes(&["a"]), || {
+        let moved = broker.server.decide(NODE, &at(0), &bytes(&["a"]), |_| {
             broker.set_leader(&at(0), Some(NodeId(1))).unwrap();
             None
         });
@@ -713,13 +740,61 @@ mod tests {
         assert_eq!(broker.produce(NODE, &at(0), &bytes(&["a"])).base_offset, i64::MAX - 1);
     }
 
+    fn sequenced(values: &[&str], sequence: i32) -> Vec<u8> {
+        with_header(bytes(values), |header| {
+            (header.producer_id, header.producer_epoch, header.base_sequence) = (9, 0, sequence);
+        })
+    }
+
     #[test]
-    fn broker_takes_batches_of_idempotent_producers() {
+    fn idem_04_broker_writes_a_batch_once_and_answers_it_again_as_before() {
+        let clock = ManualClock::at(5_000_000);
+        let broker = EmbeddedBroker::builder().clock(clock.clone()).open().unwrap();
+        broker.create_topic("t", 2).unwrap();
+        broker.set_timestamp_type("t", TimestampType::LogAppendTime).unwrap();
+        let batch = sequenced(&["a", "b"], 0);
+        let first = broker.produce(NODE, &at(0), &batch);
+        clock.advance(Duration::from_millis(9));
+        assert_eq!(broker.produce(NODE, &at(0), &batch), first, "its offset, its time");
+        assert_eq!((first.base_offset, broker.end_offset(&at(0)), broker.stats().batches), (0, Some(2), 1));
+        assert_eq!(broker.produce(NODE, &at(0), &sequenced(&["c"], 3)).error, ErrorCode::OutOfOrderSequenceNumber);
+        assert_eq!(broker.produce(NODE, &at(1), &sequenced(&["c"], 7)).base_offset, 0, "each partition has its own");
+        assert_eq!(broker.produce(NODE, &at(0), &sequenced(&["c"], 2)).base_offset, 2);
+        broker.forget_producers(&at(0)).unwrap();
+        assert_eq!(broker.produce(NODE, &at(0), &batch).base_offset, 3, "and written again");
+        assert!(matches!(broker.forget_producers(&at(7)), Err(EmbeddedError::UnknownPartition { .. })));
+    }
+
+    #[test]
+    fn idem_04_broker_knows_its_producers_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || EmbeddedBroker::builder().storage(Storage::directory(dir.path())).open().unwrap();
+        let broker = open();
+        broker.create_topic("t", 1).unwrap();
+        assert_eq!(broker.produce(NODE, &at(0), &sequenced(&["a", "b"], 0)).base_offset, 0);
+        assert_eq!(broker.produce(NODE, &at(0), &sequenced(&["c"], 2)).base_offset, 2);
+        drop(broker);
+        let broker = open();
+        assert_eq!(broker.produce(NODE, &at(0), &sequenced(&["a", "b"], 0)).base_offset, 0);
+        assert_eq!(broker.produce(NODE, &at(0), &sequenced(&["e"], 4)).error, ErrorCode::OutOfOrderSequenceNumber);
+        assert_eq!(broker.produce(NODE, &at(0), &sequenced(&["d"], 3)).base_offset, 3);
+    }
+
+    #[test]
+    fn send_14_broker_fails_no_batch_that_it_has_but_with_the_duplicates_own_code() {
         let broker = broker(1);
-        let batch = with_header(bytes(&["a"]), |header| {
-            (header.producer_id, header.producer_epoch, header.base_sequence) = (9, 0, 0);
-        });
-        assert_eq!(broker.produce(NODE, &at(0), &batch).base_offset, 0);
-        assert_eq!(broker.produce(NODE, &at(0), &batch).base_offset, 1, "sequences are not compared yet");
+        let (first, second) = (sequenced(&["a"], 0), sequenced(&["b"], 1));
+        let code = |batch: &[u8]| {
+            let answer =
+                broker.server.decide(NODE, &at(0), batch, |again| broker.faults().failure(NODE, &at(0), again));
+            answer.unwrap().unwrap().error
+        };
+        broker.faults().inject(Fault::fail(ErrorCode::DuplicateSequenceNumber));
+        assert_eq!(code(&first), ErrorCode::None);
+        broker.faults().inject(Fault::fail(ErrorCode::PolicyViolation));
+        assert_eq!(code(&first), ErrorCode::DuplicateSequenceNumber);
+        assert_eq!(code(&first), ErrorCode::None);
+        assert_eq!(code(&second), ErrorCode::PolicyViolation);
+        assert_eq!((code(&second), broker.end_offset(&at(0))), (ErrorCode::None, Some(2)));
     }
 }

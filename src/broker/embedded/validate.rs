@@ -153,9 +153,9 @@ fn check_header(batch: &RecordBatch<'_>, timestamp_type: TimestampType) -> Resul
     if header.attributes.is_control() {
         return Err(Refusal::invalid("producers may not write control batches"));
     }
-    if header.producer_id != NO_PRODUCER_ID && header.base_sequence < 0 {
-        let (id, sequence) = (header.producer_id, header.base_sequence);
-        return Err(Refusal::invalid(format!("producer id {id} comes with base sequence {sequence}")));
+    if header.producer_id != NO_PRODUCER_ID && (header.base_sequence < 0 || header.producer_epoch < 0) {
+        let (id, epoch, sequence) = (header.producer_id, header.producer_epoch, header.base_sequence);
+        return Err(Refusal::invalid(format!("producer id {id} comes with epoch {epoch}, base sequence {sequence}")));
     }
     if header.attributes.is_transactional() && header.producer_id == NO_PRODUCER_ID {
         return Err(Refusal::invalid("a transactional batch needs a producer id"));
@@ -254,7 +254,8 @@ mod tests {
             ("too many records", |h| (h.records_count, h.last_offset_delta) = (2, 1), ErrorCode::InvalidRecord),
             ("control", |h| h.attributes = with_bit(h.attributes, 1 << 5), ErrorCode::InvalidRecord),
             ("transaction without id", |h| h.attributes = with_bit(h.attributes, 1 << 4), ErrorCode::InvalidRecord),
-            ("id without sequence", |h| h.producer_id = 7, ErrorCode::InvalidRecord),
+            ("id without sequence", |h| (h.producer_id, h.producer_epoch) = (7, 0), ErrorCode::InvalidRecord),
+            ("id without epoch", |h| (h.producer_id, h.base_sequence) = (7, 0), ErrorCode::InvalidRecord),
             ("log append time", |h| h.attributes = with_bit(h.attributes, 1 << 3), ErrorCode::InvalidTimestamp),
             ("largest timestamp", |h| h.max_timestamp += 1, ErrorCode::InvalidTimestamp),
             ("no gzip", |h| h.attributes = with_bit(h.attributes, 1), ErrorCode::InvalidRecord),
