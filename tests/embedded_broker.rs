@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use proptest::prelude::{ProptestConfig, proptest};
+use unlatched::accumulator::{Accumulator, LockFreeAccumulator};
 use unlatched::batch::{OpenBatch, RecordFuture, Reply, SealedBatch};
 use unlatched::broker::embedded::{Consumer, EmbeddedBroker, EmbeddedClient, Fault, Faults, ReadError, Storage};
 use unlatched::broker::{Acks, Broker, ErrorCode, NodeId, Outcome, ProduceRequest, ProduceResponse, Response};
@@ -404,7 +405,7 @@ proptest! {
 type Line = (i32, i64, String);
 
 /// Sends 2 000 records to four partitions, one of which moves meanwhile; what the log then has, and what the futures told.
-fn deliver(inject: impl FnOnce(&Faults)) -> (Vec<Line>, HashSet<Line>) {
+fn deliver<A: Accumulator>(idempotent: bool, inject: fn(&Faults)) -> (Vec<Line>, HashSet<Line>) {
     let dir = tempfile::tempdir().unwrap();
     let broker = EmbeddedBroker::builder().nodes(2).storage(Storage::directory(dir.path())).seed(5).open().unwrap();
     broker.create_topic("t", 4).unwrap();
@@ -414,7 +415,8 @@ fn deliver(inject: impl FnOnce(&Faults)) -> (Vec<Line>, HashSet<Line>) {
     config.accumulator.batch_size = 512;
     config.accumulator.linger = MS;
     config.sender.request_timeout = 200 * MS;
-    let producer = Producer::<StdAccumulator>::start(config, broker.connect().unwrap()).unwrap();
+    config.sender.enable_idempotence = Some(idempotent);
+    let producer = Producer::<A>::start(config, broker.connect().unwrap()).unwrap();
     let partitions = (0..4).map(|partition| producer.partition(&at(partition))).collect::<Vec<_>>();
     let futures = (0..2_000_usize)
         .map(|id| {
@@ -442,26 +444,46 @@ fn deliver(inject: impl FnOnce(&Faults)) -> (Vec<Line>, HashSet<Line>) {
     (read.collect(), told)
 }
 
-#[test]
-fn a_producer_delivers_once_through_faults_that_leave_nothing_written() {
-    let (read, told) = deliver(|faults| {
-        faults.inject(Fault::fail(ErrorCode::NotEnoughReplicas).rate(0.2));
-        faults.inject(Fault::lose_request().next(3));
-    });
+/// What is written, and answered with an error or not at all.
+fn hide_what_was_written(faults: &Faults) {
+    faults.inject(Fault::lose_response().next(3));
+    faults.inject(Fault::disconnect().after_writing().rate(0.05));
+    faults.inject(Fault::fail(ErrorCode::NotEnoughReplicasAfterAppend).after_writing().rate(0.1));
+}
+
+fn delivers_once<A: Accumulator>(idempotent: bool, inject: fn(&Faults)) {
+    let (read, told) = deliver::<A>(idempotent, inject);
     assert_eq!(read.len(), 2_000);
     assert_eq!(read.into_iter().collect::<HashSet<_>>(), told, "each future tells the true offset");
 }
 
 #[test]
-fn a_producer_delivers_at_least_once_through_faults_that_hide_what_was_written() {
-    let (read, told) = deliver(|faults| {
-        faults.inject(Fault::lose_response().next(3));
-        faults.inject(Fault::disconnect().after_writing().rate(0.05));
-        faults.inject(Fault::fail(ErrorCode::NotEnoughReplicasAfterAppend).after_writing().rate(0.1));
-    });
+fn a_producer_delivers_once_through_faults_that_leave_nothing_written() {
+    let leave_nothing = |faults: &Faults| {
+        faults.inject(Fault::fail(ErrorCode::NotEnoughReplicas).rate(0.2));
+        faults.inject(Fault::lose_request().next(3));
+    };
+    delivers_once::<StdAccumulator>(false, leave_nothing);
+    delivers_once::<LockFreeAccumulator>(false, leave_nothing);
+}
+
+#[test]
+fn idem_04_an_idempotent_producer_delivers_once_through_faults_that_hide_what_was_written() {
+    delivers_once::<StdAccumulator>(true, hide_what_was_written);
+    delivers_once::<LockFreeAccumulator>(true, hide_what_was_written);
+}
+
+fn delivers_at_least_once<A: Accumulator>() {
+    let (read, told) = deliver::<A>(false, hide_what_was_written);
     assert!(read.len() > 2_000, "without sequences there are duplicates: {}", read.len());
     assert_eq!(read.iter().map(|(_, _, value)| value).collect::<HashSet<_>>().len(), 2_000);
     assert!(told.is_subset(&read.into_iter().collect()), "each future tells a true offset");
+}
+
+#[test]
+fn a_producer_without_sequences_delivers_at_least_once_through_faults_that_hide_what_was_written() {
+    delivers_at_least_once::<StdAccumulator>();
+    delivers_at_least_once::<LockFreeAccumulator>();
 }
 
 #[test]
