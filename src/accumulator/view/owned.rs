@@ -211,6 +211,7 @@ impl LockFreeView {
                     let idle = n.is_some() && known.seen == n && !scarce;
                     known.seen = n;
                     if idle && self.owners.retire(at) {
+                        accumulator.leave_lane(&lane);
                         continue;
                     }
                     now.saturating_add(pause)
@@ -239,8 +240,8 @@ impl LockFreeView {
         let node = unsafe { known(node) };
         node.extra.mark(mark::PUBLISHED);
         self.advance_owned(at);
-        if why == Why::NotFilled {
-            self.owners.retire(at);
+        if why == Why::NotFilled && self.owners.retire(at) {
+            self.accumulator.leave_lane(&lane);
         }
     }
 
