@@ -29,7 +29,7 @@ use super::lane::{Lane, LaneHandle, Tail};
 use super::lockfree::LockFreeAccumulator;
 use super::owned::{OwnedLane, Refused, State};
 use super::{Accumulator, Appended, Appender};
-use crate::batch::{AtomicBatch, Filled, Publish, Reply};
+use crate::batch::{AtomicBatch, Filled, Publish, Reply, may_wait};
 use crate::error::AppendError;
 use crate::pool::BufferPool;
 use crate::primitive::atomic::Ordering::Relaxed;
@@ -219,7 +219,7 @@ impl LockFreeAccumulator {
         let size = self.batch_size().max(batch_size_upper_bound(record));
         let in_progress = self.in_progress.begin();
         step("appender.allocate");
-        let lease = self.pool.allocate_telling(size, max_block, || self.wake_sender())?.erase();
+        let lease = self.pool.allocate_telling(size, may_wait(max_block), || self.wake_sender())?.erase();
         let now = self.clock.now();
         drop(in_progress);
         let lane = &own.lane.lane;

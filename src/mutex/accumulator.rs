@@ -27,7 +27,7 @@ use super::codec::{Codecs, Estimate};
 use super::partition_map::{CopyOnWriteMap, EntryHandle};
 use super::pool::MutexPool;
 use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView, await_all};
-use crate::batch::{OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, refuse_in_callback};
+use crate::batch::{OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, may_wait, refuse_in_callback};
 use crate::broker::{Cluster, Leader, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use crate::partition_map::PartitionMap;
@@ -239,7 +239,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
         let size = self.batch_size().max(batch_size_upper_bound(record));
         step("accumulator.allocate");
         // Dropped, if not used, after the lock and before the append is counted out.
-        let lease = self.pool.allocate(size, max_block)?.erase();
+        let lease = self.pool.allocate(size, may_wait(max_block))?.erase();
         let now = self.clock.now();
         step("accumulator.second-look");
         let mut queue = queue.lock();
