@@ -14,7 +14,8 @@
 //! exchanges of the lane's word, one of the stage, one push.
 //!
 //! # Limits
-//! [`SLOTS`] partitions of an appender are looked after at a time, and none is pushed out that has a lane. Owned lanes together have at most half of the pool's bytes in open batches.
+//! [`SLOTS`] partitions of an appender are looked after at a time, and none is pushed out that has a lane. Owned lanes together have at most half of the pool's bytes in open batches. A lane that was taken back counts for neither from
+//! then on, though its owner may never come to know.
 
 use std::cell::Cell;
 use std::fmt;
@@ -28,7 +29,7 @@ use super::lane::{Lane, LaneHandle, Tail};
 use super::lockfree::LockFreeAccumulator;
 use super::owned::{OwnedLane, Refused, State};
 use super::{Accumulator, Appended, Appender};
-use crate::batch::{AtomicBatch, Filled, Publish, Reply};
+use crate::batch::{AtomicBatch, Filled, Publish, Reply, may_wait};
 use crate::error::AppendError;
 use crate::pool::BufferPool;
 use crate::primitive::atomic::Ordering::Relaxed;
@@ -55,6 +56,13 @@ struct Slot {
     /// Whether it has earned a lane.
     earned: bool,
     own: Option<Own>,
+}
+
+impl Slot {
+    /// Whether there is a lane that was not taken back.
+    fn has_lane(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.lane.look() != State::Retired)
+    }
 }
 
 /// A lane, from its owner's side.
@@ -142,6 +150,24 @@ impl Own {
     }
 }
 
+/// A lane that is counted and may come to be used.
+struct Granted<'a> {
+    accumulator: &'a LockFreeAccumulator,
+    lane: Option<Arc<OwnedLane>>,
+}
+
+impl Granted<'_> {
+    fn is_used(mut self) {
+        self.lane = None;
+    }
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        self.lane.iter().for_each(|lane| self.accumulator.leave_lane(lane));
+    }
+}
+
 impl LockFreeAccumulator {
     /// Counts one more owned lane, if that leaves room for others.
     fn take_lane(&self) -> bool {
@@ -152,15 +178,18 @@ impl LockFreeAccumulator {
             && lanes.saturating_mul(self.batch_size() as u64) <= total / 2
             && self.pool.available() >= total / 16;
         if !taken {
-            self.leave_lane();
+            // Relaxed: as above.
+            self.owned_lanes.fetch_sub(1, Relaxed);
         }
         taken
     }
 
-    /// Counts one owned lane less.
-    fn leave_lane(&self) {
-        // Relaxed: as in `take_lane`.
-        self.owned_lanes.fetch_sub(1, Relaxed);
+    /// Counts `lane` no more, if it still is: whoever ends it first, its owner or the sender, who may be long before him.
+    pub(super) fn leave_lane(&self, lane: &OwnedLane) {
+        if lane.leave() {
+            // Relaxed: as in `take_lane`.
+            self.owned_lanes.fetch_sub(1, Relaxed);
+        }
     }
 
     /// The number of the batch in the shared lane's tail, which takes no more; 0 for none. `None` if it takes records.
@@ -190,7 +219,7 @@ impl LockFreeAccumulator {
         let size = self.batch_size().max(batch_size_upper_bound(record));
         let in_progress = self.in_progress.begin();
         step("appender.allocate");
-        let lease = self.pool.allocate_telling(size, max_block, || self.wake_sender())?.erase();
+        let lease = self.pool.allocate_telling(size, may_wait(max_block), || self.wake_sender())?.erase();
         let now = self.clock.now();
         drop(in_progress);
         let lane = &own.lane.lane;
@@ -270,12 +299,14 @@ impl LockFreeAppender {
         (1..PROBES).map(|probe| (first + probe) % SLOTS).find(|at| self.slots[*at].partition == address)
     }
 
-    /// A slot for a partition that has none: an empty one, or one that is not used for a lane. `None` if all are.
+    /// A slot for a partition that has none: an empty one, or one that is not used for a lane, or for one that was taken back. `None` if all are.
     #[cold]
     fn take_slot(&mut self, address: usize) -> Option<usize> {
         let first = Self::first(address);
-        let mut free = (0..PROBES).map(|probe| (first + probe) % SLOTS).filter(|at| self.slots[*at].own.is_none());
+        let mut free = (0..PROBES).map(|probe| (first + probe) % SLOTS).filter(|at| !self.slots[*at].has_lane());
         let at = free.clone().find(|at| self.slots[*at].partition == 0).or_else(|| free.next())?;
+        // All that was in it is behind those of the shared lane (OWNED-E): nothing has to be remembered of it.
+        self.give_up(at);
         // Since ever: the first count is thrown away.
         self.slots[at] = Slot { partition: address, bytes: 0, since: Instant::ZERO, earned: false, own: None };
         Some(at)
@@ -358,11 +389,13 @@ impl LockFreeAppender {
             && accumulator.take_lane()
         {
             let lane = Arc::new(OwnedLane::new(partition.clone()));
+            // Counted no more if it does not come to be used, be it by a panic of foreign code.
+            let granted = Granted { accumulator, lane: Some(Arc::clone(&lane)) };
             let mut own = Own { lane, after, n: 0, open: None };
             appended = accumulator.open_owned(&mut own, record, reply, max_block);
-            match appended {
-                Ok(Some(_)) => self.slots[at].own = Some(own),
-                _ => accumulator.leave_lane(),
+            if let Ok(Some(_)) = appended {
+                granted.is_used();
+                self.slots[at].own = Some(own);
             }
         }
         self.slots[at].earned = false;
@@ -388,7 +421,7 @@ impl LockFreeAppender {
     fn give_up(&mut self, at: usize) {
         if let Some(mut own) = self.slots[at].own.take() {
             own.seal(&self.accumulator);
-            self.accumulator.leave_lane();
+            self.accumulator.leave_lane(&own.lane);
         }
         let slot = &mut self.slots[at];
         (slot.bytes, slot.since, slot.earned) = (0, Instant::ZERO, false);
@@ -470,28 +503,44 @@ mod tests {
                 ..AccumulatorConfig::default()
             };
             let (accumulator, view) = LockFreeAccumulator::new(config, SystemClock::shared());
-            Self { accumulator, view, cluster: Cluster::single_node(NodeId(0), [("t", 1)]) }
+            Self { accumulator, view, cluster: Cluster::single_node(NodeId(0), [("t", 2 * SLOTS as i32)]) }
         }
 
-        /// Appends enough to earn a lane twice; the most lanes that it had.
+        /// Appends enough to earn a lane twice; whether it had one, as a number.
         fn fill(&mut self, appender: &mut LockFreeAppender) -> usize {
-            let partition = self.accumulator.partition(&TopicPartition::new("t", 0));
+            self.fill_partition(appender, 0)
+        }
+
+        fn fill_partition(&mut self, appender: &mut LockFreeAppender, number: i32) -> usize {
+            let partition = self.accumulator.partition(&TopicPartition::new("t", number));
             let record = Record { timestamp: 7, value: Some(&[b'x'; 30]), ..Record::default() };
             let mut most = 0;
             for _ in 0..100 {
                 let appended = appender.append(&partition, &record, Reply::IGNORE, Duration::ZERO);
                 assert!(appended.is_ok(), "{appended:?}");
-                most = most.max(appender.lanes());
-                let now = self.accumulator.clock.now();
-                let ready = self.view.ready(&self.cluster, now);
-                for batch in
-                    self.view.drain(&self.cluster, &ready.nodes, usize::MAX, now).into_iter().flat_map(|of| of.batches)
-                {
-                    batch.completion().complete(0, None).expect("completed once");
-                    self.view.deallocate(batch).expect("in the books");
-                }
+                let at = appender.find(LockFreeAppender::address(&partition));
+                most = most.max(usize::from(at.is_some_and(|at| appender.slots[at].own.is_some())));
+                self.pass(self.accumulator.clock.now());
             }
             most
+        }
+
+        /// A round of the sender.
+        fn pass(&mut self, now: Instant) {
+            let ready = self.view.ready(&self.cluster, now);
+            for batch in
+                self.view.drain(&self.cluster, &ready.nodes, usize::MAX, now).into_iter().flat_map(|of| of.batches)
+            {
+                batch.completion().complete(0, None).expect("completed once");
+                self.view.deallocate(batch).expect("in the books");
+            }
+        }
+
+        /// Time passes in which nobody appends: what is open goes, and lanes are given up.
+        fn grow_idle(&mut self) {
+            for lingers in 1..=3 {
+                self.pass(self.accumulator.clock.now().saturating_add(Duration::from_secs(3_601 * lingers)));
+            }
         }
     }
 
@@ -520,6 +569,35 @@ mod tests {
         assert_eq!(scene.fill(&mut appender), 0);
         drop(held);
         assert_eq!(scene.fill(&mut appender), 1, "there is room");
+    }
+
+    #[test]
+    fn a_lane_that_was_given_up_is_in_nobodys_way() {
+        let mut scene = Scene::new(4);
+        let accumulator = Arc::clone(&scene.accumulator);
+        // More, one after the other, than may have one at once; each stays, and appends no more.
+        let appenders: Vec<_> = (0..5)
+            .map(|number| {
+                let mut appender = accumulator.appender();
+                assert_eq!(scene.fill(&mut appender), 1, "appender {number}");
+                scene.grow_idle();
+                appender
+            })
+            .collect();
+        assert_eq!(accumulator.owned_lanes.load(Relaxed), 0);
+        drop(appenders);
+        assert_eq!(accumulator.owned_lanes.load(Relaxed), 0, "counted once");
+    }
+
+    #[test]
+    fn partitions_that_have_gone_quiet_are_in_no_others_way() {
+        let mut scene = Scene::new(64);
+        let accumulator = Arc::clone(&scene.accumulator);
+        let mut appender = accumulator.appender();
+        for number in 0..2 * SLOTS as i32 {
+            assert_eq!(scene.fill_partition(&mut appender, number), 1, "partition {number}");
+            scene.grow_idle();
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ use super::ready::Ready;
 use super::view::LockFreeView;
 use super::{Accumulator, AccumulatorConfig, Appended, await_all};
 use crate::batch::{
-    AtomicBatch, OffPool, OffPoolSnapshot, Publish, Reply, Reservation, Watch, contain, refuse_in_callback,
+    AtomicBatch, OffPool, OffPoolSnapshot, Publish, Reply, Reservation, Watch, contain, may_wait, refuse_in_callback,
 };
 use crate::error::{AppendError, FlushError, TopicPartition};
 use crate::partition_map::{PartitionMap, SegmentedMap};
@@ -165,7 +165,7 @@ impl LockFreeAccumulator {
         let in_progress = self.in_progress.begin();
         step("accumulator.allocate");
         // Dropped, if not used, before the append is counted out.
-        let lease = self.pool.allocate_telling(size, max_block, || self.wake_sender())?.erase();
+        let lease = self.pool.allocate_telling(size, may_wait(max_block), || self.wake_sender())?.erase();
         let now = self.clock.now();
         step("accumulator.second-look");
         if self.is_closed() {

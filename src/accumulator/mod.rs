@@ -134,7 +134,7 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
     /// The handle of a partition, which is created on first use.
     fn partition(&self, topic_partition: &TopicPartition) -> Self::Partition;
 
-    /// Appends `record`, waiting at most `max_block` for memory. Key and value are not copied before their place is there (ACC-03).
+    /// Appends `record`, waiting at most `max_block` for memory; inside a callback, or the waker of a record's future, not at all (GAP-20). Key and value are not copied before their place is there (ACC-03).
     ///
     /// The record's timestamp is the caller's; the clock is read once per batch (ACC-05).
     ///

@@ -92,6 +92,8 @@ pub(super) struct OwnedLane {
     barrier: Barrier,
     /// Where the sender keeps what it knows of the lane. Its own.
     known_as: AtomicUsize,
+    /// Whether it is one of the lanes that are counted.
+    counted: AtomicBool,
     /// Changed a few times for a batch.
     word: CachePadded<AtomicU64>,
     /// The batch that is open, if the word says that one is.
@@ -108,6 +110,7 @@ impl OwnedLane {
             lane,
             barrier: Barrier::get(),
             known_as: AtomicUsize::new(UNKNOWN),
+            counted: AtomicBool::new(true),
             word: CachePadded::new(AtomicU64::new(0)),
             node: AtomicPtr::new(std::ptr::null_mut()),
             writing: CachePadded::new(AtomicBool::new(false)),
@@ -237,6 +240,12 @@ impl OwnedLane {
         self.word.fetch_or(CLOSED, AcqRel);
         // Relaxed: an append that begins after the close has returned sees it by what brought it behind the close; the sender asks by itself, with a barrier.
         self.asked.store(ALL, Relaxed);
+    }
+
+    /// Whether it was counted until now, and is the caller's to count no more.
+    pub(super) fn leave(&self) -> bool {
+        // Relaxed: a figure; of the owner and the sender one finds it set.
+        self.counted.swap(false, Relaxed)
     }
 
     /// Where the sender keeps what it knows of the lane, if it knows it.

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crate::error::FlushError;
 
@@ -25,6 +26,11 @@ pub fn in_callback() -> bool {
 /// [`FlushError::InCallback`].
 pub fn refuse_in_callback() -> Result<(), FlushError> {
     if in_callback() { Err(FlushError::InCallback) } else { Ok(()) }
+}
+
+/// How long one who may wait for memory `at_most` so long does: inside a callback or a waker not at all, since what it waits for may come from the thread it runs on (GAP-20).
+pub(crate) fn may_wait(at_most: Duration) -> Duration {
+    if in_callback() { Duration::ZERO } else { at_most }
 }
 
 /// Runs `code` of a settled record, as a callback: inside it, waiting is refused.

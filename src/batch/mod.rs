@@ -26,7 +26,7 @@ pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };
 pub use compressor::Compressor;
-pub(crate) use foreign::contain;
+pub(crate) use foreign::{contain, may_wait};
 pub use foreign::{in_callback, refuse_in_callback};
 pub use off_pool::{Held, OffPool, OffPoolSnapshot};
 pub use sealed::{Contents, Grown, Rank, SealedBatch};

@@ -30,8 +30,8 @@ use crate::accumulator::{
     Accumulator, AccumulatorConfig, Appended, DrainGate, Drained, ReadyCheck, SenderView, await_all,
 };
 use crate::batch::{
-    Compressor, OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, insert, refuse_in_callback, reset_some,
-    split,
+    Compressor, OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, insert, may_wait, refuse_in_callback,
+    reset_some, split,
 };
 use crate::broker::{Cluster, Leader, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
@@ -244,7 +244,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
         let size = self.batch_size().max(batch_size_upper_bound(record));
         step("accumulator.allocate");
         // Dropped, if not used, after the lock and before the append is counted out.
-        let lease = self.pool.allocate(size, max_block)?.erase();
+        let lease = self.pool.allocate(size, may_wait(max_block))?.erase();
         let now = self.clock.now();
         step("accumulator.second-look");
         let mut queue = queue.lock();

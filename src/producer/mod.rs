@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use partitioner::{RoundRobin, murmur2, partition_for_key};
 
 use crate::accumulator::{Accumulator, AccumulatorConfig};
-use crate::batch::{OffPoolSnapshot, RecordFuture, RecordResult, Reply, in_callback, refuse_in_callback};
+use crate::batch::{OffPoolSnapshot, RecordFuture, RecordResult, Reply, refuse_in_callback};
 use crate::broker::Broker;
 use crate::error::{AppendError, FlushError, TopicPartition};
 use crate::pool::PoolSnapshot;
@@ -226,8 +226,7 @@ impl<A: Accumulator> Producer<A> {
             let limit = self.config.accumulator.buffer_memory;
             return Err(SendRefused::RecordTooLarge { size, limit, name: "buffer.memory" });
         }
-        let max_block = if in_callback() { Duration::ZERO } else { self.config.max_block };
-        let appended = self.accumulator.append(partition, &record, reply, max_block)?;
+        let appended = self.accumulator.append(partition, &record, reply, self.config.max_block)?;
         if appended.must_wake_sender() {
             self.sender.wake();
         }

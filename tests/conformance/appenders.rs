@@ -28,6 +28,8 @@ on_every_core![
     acc_38_what_lies_in_an_owned_lane_expires,
     acc_21_a_batch_in_an_owned_lane_lingers_no_longer_than_another,
     acc_21_each_batch_in_an_owned_lane_lingers_from_its_own_beginning,
+    acc_33_what_lies_in_an_owned_lane_goes_as_soon_as_its_partition_is_not_muted,
+    acc_19_what_lies_in_an_owned_lane_goes_as_soon_as_its_leader_is_known,
     acc_21_little_traffic_by_an_appender_looks_like_one_lane,
     gap_21_a_dropped_appender_loses_nothing,
     gap_21_an_appender_outlives_its_sender,
@@ -328,6 +330,32 @@ fn acc_21_each_batch_in_an_owned_lane_lingers_from_its_own_beginning<C: Core>() 
     }
     assert!(rig.is_ready(), "ten milliseconds after it began");
     assert_eq!(crate::rig::values(&[rig.drain_one()]), ["second"]);
+}
+
+fn acc_33_what_lies_in_an_owned_lane_goes_as_soon_as_its_partition_is_not_muted<C: Core>() {
+    let (mut rig, _appender) = with_a_lane::<C>(AccumulatorConfig { linger: millis(10), ..ample() });
+    rig.view.mute(&tp(0));
+    for _ in 0..3 {
+        rig.pass(10);
+        let check = rig.ready();
+        assert_eq!((check.nodes, check.next_check), (vec![], None), "nothing to be done until it is not muted");
+    }
+    rig.view.unmute(&tp(0));
+    assert!(rig.is_ready(), "its linger was over long before");
+    assert_eq!(crate::rig::values(&[rig.drain_one()]), ["mine"]);
+}
+
+fn acc_19_what_lies_in_an_owned_lane_goes_as_soon_as_its_leader_is_known<C: Core>() {
+    let (mut rig, _appender) = with_a_lane::<C>(AccumulatorConfig { linger: millis(10), ..ample() });
+    let known = std::mem::replace(&mut rig.cluster, crate::rig::led_by(&[None]));
+    for _ in 0..3 {
+        rig.pass(10);
+        let check = rig.ready();
+        assert_eq!((check.nodes, check.next_check, check.unknown_leader_topics.len()), (vec![], None, 1));
+    }
+    rig.cluster = known;
+    assert!(rig.is_ready(), "its linger was over long before");
+    assert_eq!(crate::rig::values(&[rig.drain_one()]), ["mine"]);
 }
 
 /// The batches, with the milliseconds at which they were drained, and the memory in use after each record, of a record in each of these pauses.

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, ReadyCheck, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, ReadyCheck, SenderView};
 use unlatched::batch::{RecordFuture, RecordResult, Reply, SealedBatch};
 use unlatched::error::{AppendError, FlushError, SendError};
 use unlatched::pool::PoolError;
@@ -12,6 +12,7 @@ use unlatched::primitive::clock::SystemClock;
 
 use crate::batch::{at, millis, tp, value};
 use crate::deviations::{Behaviour, keeps};
+use crate::pool::assert_at_rest;
 use crate::rig::{BATCH, PARTITIONS, Rig, config, largest, led_by, partitions, values};
 use crate::support::{Core, GLANCE, LONG, SOON, Stopwatch, WatchedClock, Worker, eventually, lock, on_every_core};
 
@@ -42,6 +43,7 @@ on_every_core![
     gap_15_memory_returns_when_the_transport_lets_go,
     gap_20_flush_inside_a_callback_is_refused_at_once,
     gap_20_appending_inside_a_callback_is_allowed,
+    gap_20_appending_inside_a_callback_never_waits_for_memory,
     gap_21_the_end_of_the_sender_ends_the_accumulator,
 ];
 
@@ -653,6 +655,27 @@ fn gap_20_appending_inside_a_callback_is_allowed<C: Core>() {
     assert_eq!(values([&batch]), ["second"]);
     rig.acknowledge(batch);
     assert!(second.future.unwrap().wait().is_ok());
+}
+
+fn gap_20_appending_inside_a_callback_never_waits_for_memory<C: Core>() {
+    let mut rig = Rig::<C>::with(AccumulatorConfig { buffer_memory: BATCH as u64, ..config() });
+    let (told, refused) = mpsc::channel();
+    let accumulator = rig.accumulator.clone();
+    let mut appender = rig.accumulator.appender();
+    rig.push_callback(0, b"all there is", move |_| {
+        let handle = accumulator.partition(&tp(1));
+        // The memory comes back from this very thread.
+        let result = accumulator.append(&handle, &value(b"x"), Reply::IGNORE, LONG);
+        told.send(result.map(drop)).unwrap();
+        told.send(appender.append(&handle, &value(b"x"), Reply::IGNORE, LONG).map(drop)).unwrap();
+    });
+    let watch = Stopwatch::start();
+    rig.acknowledge_all();
+    assert!(watch.elapsed() < LONG / 2, "{:?}", watch.elapsed());
+    let refused: Vec<_> = refused.try_iter().collect();
+    let exhausted = |result: &_| matches!(result, Err(AppendError::Pool(PoolError::Exhausted { .. })));
+    assert!(refused.len() == 2 && refused.iter().all(exhausted), "{refused:?}");
+    assert_at_rest(&rig.accumulator.pool());
 }
 
 fn gap_21_the_end_of_the_sender_ends_the_accumulator<C: Core>() {

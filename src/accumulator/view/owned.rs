@@ -7,12 +7,13 @@
 //! | at its time the lane has | the sender |
 //! |---|---|
 //! | a batch that has waited for linger | asks for it |
+//! | the same, of a partition that is muted or has no leader | holds the lane: it has no timer, and is looked at each time, as the shared lane is |
 //! | a younger one | sets the timer to the end of that one's linger |
 //! | nothing, and had nothing the last time, of the same number | gives the lane up, if nobody waits for memory (who waits may be the owner) |
 //! | nothing | sets the timer to one linger from now |
 //!
 //! In a hurry - flush, close, somebody waits for memory - all lanes are looked at; for memory only where nothing else of the partition is ready. All that are asked for in one look share one heavy barrier. A batch that was taken for linger or for
-//! memory was not filled: its lane is given up at once if nothing was opened there since. Of a partition that is muted, or has no leader, nothing is asked for.
+//! memory was not filled: its lane is given up at once if nothing was opened there since. Of a partition that is muted, or has no leader, nothing is asked for before that is over, and then at once.
 //!
 //! Unlike the shared lane's tail, an open batch is not taken because its node is being sent to anyway: it goes when it is full or its time is over.
 
@@ -50,6 +51,8 @@ pub(super) struct Owners {
     lanes: Vec<Option<Known>>,
     free: Vec<usize>,
     timers: BTreeSet<(Instant, usize)>,
+    /// Lanes without a timer: they have a batch that is due and cannot be sent now.
+    held: BTreeSet<usize>,
     /// Lanes whose first batch waits for one of the shared lane.
     behind: Vec<usize>,
 }
@@ -77,7 +80,15 @@ impl Owners {
     fn set_timer(&mut self, at: usize, due: Instant) {
         let before = std::mem::replace(&mut self.get(at).due, due);
         self.timers.remove(&(before, at));
+        self.held.remove(&at);
         self.timers.insert((due, at));
+    }
+
+    /// In place of a timer, until the next look.
+    fn hold(&mut self, at: usize) {
+        let due = self.get(at).due;
+        self.timers.remove(&(due, at));
+        self.held.insert(at);
     }
 
     /// Gives a lane up, if it can be: nothing open, nothing in its line, all moved. Whether it was.
@@ -88,6 +99,7 @@ impl Owners {
             let due = known.due;
             known.lane.be_known_as(None);
             self.timers.remove(&(due, at));
+            self.held.remove(&at);
             self.lanes[at] = None;
             self.free.push(at);
         }
@@ -172,11 +184,9 @@ impl LockFreeView {
         let scarce = accumulator.pool.queued() > 0;
         let linger = accumulator.config.linger;
         let pause = linger.max(SHORTEST);
-        let looked_at: Vec<usize> = if all || scarce {
-            self.owners.timers.iter().map(|(_, at)| *at).collect()
-        } else {
-            self.owners.timers.range(..=(now, usize::MAX)).map(|(_, at)| *at).collect()
-        };
+        let until = if all || scarce { Instant::from_nanos(u64::MAX) } else { now };
+        let due = self.owners.timers.range(..=(until, usize::MAX)).map(|(_, at)| *at);
+        let looked_at: Vec<usize> = due.chain(self.owners.held.iter().copied()).collect();
         let mut asked: Vec<(usize, u64, Why)> = Vec::new();
         for at in looked_at {
             let lane = Arc::clone(&self.owners.get(at).lane);
@@ -196,6 +206,10 @@ impl LockFreeView {
                         lane.ask(n);
                         asked.push((at, n, why));
                     }
+                    if end <= now && !is_sendable {
+                        self.owners.hold(at);
+                        continue;
+                    }
                     if end <= now { now.saturating_add(pause) } else { end }
                 }
                 None => {
@@ -211,6 +225,7 @@ impl LockFreeView {
                     let idle = n.is_some() && known.seen == n && !scarce;
                     known.seen = n;
                     if idle && self.owners.retire(at) {
+                        accumulator.leave_lane(&lane);
                         continue;
                     }
                     now.saturating_add(pause)
@@ -239,8 +254,8 @@ impl LockFreeView {
         let node = unsafe { known(node) };
         node.extra.mark(mark::PUBLISHED);
         self.advance_owned(at);
-        if why == Why::NotFilled {
-            self.owners.retire(at);
+        if why == Why::NotFilled && self.owners.retire(at) {
+            self.accumulator.leave_lane(&lane);
         }
     }
 
