@@ -157,7 +157,7 @@ struct Granted<'a> {
 }
 
 impl Granted<'_> {
-    fn is_used(mut self) {
+    fn keep(mut self) {
         self.lane = None;
     }
 }
@@ -394,7 +394,7 @@ impl LockFreeAppender {
             let mut own = Own { lane, after, n: 0, open: None };
             appended = accumulator.open_owned(&mut own, record, reply, max_block);
             if let Ok(Some(_)) = appended {
-                granted.is_used();
+                granted.keep();
                 self.slots[at].own = Some(own);
             }
         }
