@@ -157,7 +157,7 @@ struct Granted<'a> {
 }
 
 impl Granted<'_> {
-    fn is_used(mut self) {
+    fn keep(mut self) {
         self.lane = None;
     }
 }
@@ -394,7 +394,7 @@ impl LockFreeAppender {
             let mut own = Own { lane, after, n: 0, open: None };
             appended = accumulator.open_owned(&mut own, record, reply, max_block);
             if let Ok(Some(_)) = appended {
-                granted.is_used();
+                granted.keep();
                 self.slots[at].own = Some(own);
             }
         }
@@ -477,6 +477,7 @@ impl fmt::Debug for LockFreeAppender {
 
 #[cfg(all(test, not(any(crossbeam_loom, unlatched_shuttle))))]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::pin::pin;
     use std::task::{Context, Waker};
 
@@ -484,7 +485,8 @@ mod tests {
     use crate::accumulator::{AccumulatorConfig, LockFreeView, SenderView};
     use crate::broker::{Cluster, NodeId};
     use crate::error::TopicPartition;
-    use crate::primitive::clock::SystemClock;
+    use crate::primitive::atomic::AtomicBool;
+    use crate::primitive::clock::{Clock, SharedClock, SystemClock};
 
     const BATCH: usize = 256;
 
@@ -598,6 +600,45 @@ mod tests {
             assert_eq!(scene.fill_partition(&mut appender, number), 1, "partition {number}");
             scene.grow_idle();
         }
+    }
+
+    /// A clock that panics when it is told to.
+    #[derive(Debug)]
+    struct Failing(SystemClock, AtomicBool);
+
+    impl Clock for Failing {
+        fn now(&self) -> Instant {
+            assert!(!self.1.load(Relaxed), "on purpose: a clock");
+            self.0.now()
+        }
+
+        fn unix_millis(&self) -> i64 {
+            self.0.unix_millis()
+        }
+    }
+
+    #[test]
+    fn a_lane_whose_opening_panics_is_not_counted() {
+        let clock = Arc::new(Failing(SystemClock::new(), AtomicBool::new(false)));
+        let config = AccumulatorConfig { batch_size: BATCH, linger: Duration::from_secs(3_600), ..Default::default() };
+        let (accumulator, view) = LockFreeAccumulator::new(config, Arc::clone(&clock) as SharedClock);
+        let partition = accumulator.partition(&TopicPartition::new("t", 0));
+        let mut appender = accumulator.appender();
+        let record = Record { timestamp: 7, value: Some(&[b'x'; 30]), ..Record::default() };
+        let mut append = || appender.append(&partition, &record, Reply::IGNORE, Duration::ZERO).map(drop);
+        // Two batches and one record: it has earned a lane, and the third batch is to be filled up before that.
+        while accumulator.pool().leased < 3 * BATCH as u64 {
+            assert_eq!(append(), Ok(()));
+        }
+        clock.1.store(true, Relaxed);
+        let panics = (0..50).filter(|_| catch_unwind(AssertUnwindSafe(&mut append)).is_err()).count();
+        assert!(panics > 40, "{panics}");
+        assert_eq!((accumulator.owned_lanes.load(Relaxed), accumulator.pool().leased), (0, 3 * BATCH as u64));
+        clock.1.store(false, Relaxed);
+        assert_eq!(append(), Ok(()));
+        assert_eq!(accumulator.owned_lanes.load(Relaxed), 1, "it was earned all along");
+        drop((appender, view));
+        assert_eq!(accumulator.owned_lanes.load(Relaxed), 0);
     }
 
     #[test]

@@ -740,9 +740,10 @@ impl BufferPool for AtomicPool {
     fn close(&self) {
         let core = self.core();
         step("pool.close");
-        // Relaxed: the stripes order it, which both we and whoever joins shut after our exchanges of the word, each by one of the stripe. Whose comes later there has acquired what the other did: we see who is
+        // No Release: the stripes order it, which both we and whoever joins shut after our exchanges of the word, each by one of the stripe. Whose comes later there has acquired what the other did: we see who is
         // linked, and wake it below; or it sees CLOSED, and goes. And who finds a stripe shut by us sees it too.
-        core.word.fetch_or(CLOSED, Relaxed);
+        // Acquire: who has debited the word before this may never have touched a stripe; what he did before that is seen by whoever has closed: that he counted himself (the accumulator's `in_progress`).
+        core.word.fetch_or(CLOSED, Acquire);
         // The common road does not look at the word.
         core.shut_stripes();
         let waiters = core.line.all(&pinned());
