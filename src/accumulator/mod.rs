@@ -113,6 +113,10 @@ pub struct Drained {
 }
 
 /// The appenders' face.
+///
+/// **Dropping without a close.** The accumulator is shared between its owners and the sender's view, so that its owners can let go of it at any time: what was accepted is drained as ever, and appenders go on. Who drops the
+/// *view* closes it: nobody would drain any more, so every unfinished record is aborted, its callback called, its memory returned ([`SenderView`]). An [`Appender`] that is dropped hands over what it has open. Handles of partitions may be kept
+/// for longer than all of them; they hold no batch and no memory of the pool.
 pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
     /// How result tables call the core.
     const NAME: &'static str;
@@ -201,7 +205,7 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
 /// **Order is kept within an appender, and only there**: what one appender has appended to a partition stands in the log in the order of its calls (L6). Between two appenders, or an appender and
 /// [`Accumulator::append`], nothing is promised, whoever came first.
 ///
-/// Dropping it loses nothing: its open batches go like full ones.
+/// Dropping it loses nothing: its open batches go like full ones, without waiting for linger. It may outlive the sender: its records are refused then.
 ///
 /// ```
 /// use std::time::Duration;
