@@ -5,6 +5,9 @@ use std::sync::Arc;
 use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, SenderView};
 use unlatched::batch::{RecordFuture, Reply, SealedBatch};
 use unlatched::error::SendError;
+use unlatched::primitive::atomic::AtomicUsize;
+use unlatched::primitive::atomic::Ordering::SeqCst;
+use unlatched::primitive::clock::{Clock, Instant, SystemClock};
 
 use crate::appenders::{ample, with_a_lane};
 use crate::batch::{millis, value};
@@ -409,4 +412,123 @@ fn l9_a_close_that_is_stopped_at_an_owned_lane_holds_up_nobody() {
     closer.result();
     acknowledge_all(&mut rig);
     at_rest(&rig, "owned.close");
+}
+
+#[test]
+fn l7_many_appended_at_once_hold_up_their_own_batch_alone() {
+    for step in ["batch.reserve", "batch.copy", "batch.commit"] {
+        let rig = rig_with(Before::Room);
+        let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
+        let (slow, stop) = stopped_at(step, move || {
+            let records = [value(b"slow"), value(b"and of"), value(b"some bytes")];
+            accumulator.append_many(&partition, &records, true, LONG)
+        });
+        let others = Worker::start(move || {
+            let mut rig = rig;
+            let beside = rig.push_future(0, b"beside");
+            rig.push(1, b"elsewhere");
+            rig.ready();
+            let drained = rig.drain();
+            assert!(values(&drained).contains(&"elsewhere".to_owned()), "{step}");
+            acknowledge(&mut rig, drained);
+            rig.pass(1_000);
+            for batch in rig.expired() {
+                assert_eq!(batch.completion().fail(GIVEN_UP, None), Ok(true), "{step}");
+                rig.view.deallocate(batch).unwrap();
+            }
+            assert!(beside.is_done(), "{step}: another's record waits for it");
+            rig
+        });
+        let mut rig = others.result();
+        stop.release();
+        let done = slow.result();
+        assert_eq!((done.accepted, done.refused), (3, None), "{step}");
+        rig.ready();
+        acknowledge_all(&mut rig);
+        assert!(done.futures.iter().all(RecordFuture::is_done), "{step}");
+        at_rest(&rig, step);
+    }
+}
+
+/// Counts its readings, of which an append makes one for each batch's worth of memory that it takes; slow, so that others come meanwhile.
+#[derive(Debug)]
+struct Slow {
+    clock: SystemClock,
+    readings: AtomicUsize,
+}
+
+impl Slow {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { clock: SystemClock::new(), readings: AtomicUsize::new(0) })
+    }
+}
+
+impl Clock for Slow {
+    fn now(&self) -> Instant {
+        self.readings.fetch_add(1, SeqCst);
+        (0..3).for_each(|_| std::thread::yield_now());
+        self.clock.now()
+    }
+
+    fn unix_millis(&self) -> i64 {
+        self.clock.unix_millis()
+    }
+}
+
+/// Threads fill batches of one partition, for which there is memory without end. How often they took memory for a batch, and how many batches they opened.
+fn fill_with(
+    threads: usize,
+    clock: &Arc<Slow>,
+    accumulator: &Arc<<LockFree as crate::support::Core>::Accumulator>,
+) -> (usize, usize) {
+    let before = clock.readings.load(SeqCst);
+    let fillers: Vec<_> = (0..threads)
+        .map(|_| {
+            let accumulator = accumulator.clone();
+            Worker::start(move || {
+                let partition = accumulator.partition(&crate::batch::tp(0));
+                let append = |_| accumulator.append(&partition, &value(&[7; 20]), Reply::IGNORE, LONG).expect("memory");
+                (0..200).map(append).filter(|appended| appended.new_batch).count()
+            })
+        })
+        .collect();
+    let opened = fillers.into_iter().map(Worker::result).sum();
+    (clock.readings.load(SeqCst) - before, opened)
+}
+
+#[test]
+fn gap_13_one_at_a_time_takes_memory_for_the_next_batch() {
+    let clock = Slow::new();
+    let config = AccumulatorConfig { buffer_memory: 4_000 * BATCH as u64, ..config() };
+    let (accumulator, view) = <LockFree as crate::support::Core>::Accumulator::new(config, clock.clone());
+    let (taken, opened) = fill_with(8, &clock, &accumulator);
+    assert!(opened > 100, "{opened} batches");
+    // Who finds the batch full while another opens the next one waits for that; only one that has lost its processor for long is passed.
+    assert!(taken - opened <= opened / 10, "{} reservations too many for {opened} batches", taken - opened);
+    drop(view);
+}
+
+#[test]
+fn gap_13_an_opener_that_is_stopped_costs_one_reservation_and_waits_for_nobody() {
+    let clock = Slow::new();
+    let config = AccumulatorConfig { buffer_memory: 4_000 * BATCH as u64, ..config() };
+    let (accumulator, view) = <LockFree as crate::support::Core>::Accumulator::new(config, clock.clone());
+    let partition = accumulator.partition(&crate::batch::tp(0));
+    let (slow, stop) = stopped_at("accumulator.second-look", {
+        let accumulator = accumulator.clone();
+        move || accumulator.append(&partition, &value(b"slow"), Reply::IGNORE, LONG).map(|appended| appended.new_batch)
+    });
+    let (taken, opened) = fill_with(8, &clock, &accumulator);
+    assert!(opened > 100, "{opened} batches");
+    assert!(taken - opened <= opened / 10, "{} reservations too many for {opened} batches", taken - opened);
+    let pool = accumulator.pool();
+    assert_eq!(pool.leased, ((opened + 1) * BATCH) as u64, "what is open, and the one who stands there");
+    stop.release();
+    let own = slow.result().expect("it is accepted");
+    assert_eq!(
+        accumulator.pool().leased,
+        ((opened + usize::from(own)) * BATCH) as u64,
+        "given back, unless it was used"
+    );
+    drop(view);
 }

@@ -18,6 +18,7 @@ mod drain;
 mod endings;
 mod fmt;
 mod laws;
+mod many;
 mod map;
 mod order;
 mod pool;
@@ -43,6 +44,7 @@ const REGISTRY: &[&[&str]] = &[
     completion::TESTS,
     append::TESTS,
     appenders::TESTS,
+    many::TESTS,
     ready::TESTS,
     drain::TESTS,
     endings::TESTS,
