@@ -124,12 +124,12 @@ impl Scene {
         let mut published = self.published.0.lock().unwrap();
         assert_eq!(published.len(), 1, "published once");
         let (batch, failed) = published.pop().expect("one");
-        let records = |said: &&str| match **said {
+        let records = |said: &&'static str| match *said {
             "in" | "panicked" | "one of two" => 1,
             "two" => 2,
             _ => 0,
         };
-        let accepted: u32 = results.iter().map(|said| records(&said)).sum();
+        let accepted: u32 = results.iter().map(records).sum();
         assert_eq!(batch.record_count(), 1 + accepted, "every accepted record is in it");
         let mut said: Vec<_> = results.iter().filter(|said| !said.is_empty()).copied().collect();
         said.sort_unstable();

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, LockFreeAccumulator, SenderView};
 use unlatched::batch::{RecordFuture, Reply, SealedBatch};
 use unlatched::error::SendError;
 use unlatched::primitive::atomic::AtomicUsize;
 use unlatched::primitive::atomic::Ordering::SeqCst;
-use unlatched::primitive::clock::{Clock, Instant, SystemClock};
+use unlatched::primitive::clock::{Clock, Instant, SharedClock};
+use unlatched::primitive::sim::{Sim, pause_at};
 
 use crate::appenders::{ample, with_a_lane};
 use crate::batch::{millis, value};
@@ -450,23 +451,16 @@ fn l7_many_appended_at_once_hold_up_their_own_batch_alone() {
     }
 }
 
-/// Counts its readings, of which an append makes one for each batch's worth of memory that it takes; slow, so that others come meanwhile.
+/// Counts its readings: an append makes one for each batch's worth of memory that it takes, and no other.
 #[derive(Debug)]
-struct Slow {
-    clock: SystemClock,
+struct Readings {
+    clock: SharedClock,
     readings: AtomicUsize,
 }
 
-impl Slow {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { clock: SystemClock::new(), readings: AtomicUsize::new(0) })
-    }
-}
-
-impl Clock for Slow {
+impl Clock for Readings {
     fn now(&self) -> Instant {
         self.readings.fetch_add(1, SeqCst);
-        (0..3).for_each(|_| std::thread::yield_now());
         self.clock.now()
     }
 
@@ -475,60 +469,51 @@ impl Clock for Slow {
     }
 }
 
-/// Threads fill batches of one partition, for which there is memory without end. How often they took memory for a batch, and how many batches they opened.
-fn fill_with(
-    threads: usize,
-    clock: &Arc<Slow>,
-    accumulator: &Arc<<LockFree as crate::support::Core>::Accumulator>,
-) -> (usize, usize) {
+/// Eight tasks that fill batches of one partition, for which there is memory without end, in an order that the seed chooses at each shared step; one of them may stand still at `stopped` until the others are done. How often
+/// memory was taken for a batch, and how many batches were opened.
+fn fill_together(seed: u64, stopped: Option<&'static str>) -> (usize, usize) {
+    let mut sim = Sim::new(seed);
+    let clock = Arc::new(Readings { clock: sim.clock(), readings: AtomicUsize::new(0) });
+    let config = AccumulatorConfig { buffer_memory: 1_000 * BATCH as u64, ..config() };
+    let (accumulator, view) = LockFreeAccumulator::new(config, clock.clone());
     let before = clock.readings.load(SeqCst);
-    let fillers: Vec<_> = (0..threads)
-        .map(|_| {
-            let accumulator = accumulator.clone();
-            Worker::start(move || {
-                let partition = accumulator.partition(&crate::batch::tp(0));
-                let append = |_| accumulator.append(&partition, &value(&[7; 20]), Reply::IGNORE, LONG).expect("memory");
-                (0..200).map(append).filter(|appended| appended.new_batch).count()
-            })
-        })
-        .collect();
-    let opened = fillers.into_iter().map(Worker::result).sum();
-    (clock.readings.load(SeqCst) - before, opened)
+    let opened = Arc::new(AtomicUsize::new(0));
+    for task in 0..8 {
+        let (accumulator, opened) = (accumulator.clone(), opened.clone());
+        sim.spawn(format!("filler {task}"), move || {
+            if let Some(step) = stopped.filter(|_| task == 0) {
+                pause_at(step, LONG);
+            }
+            let partition = accumulator.partition(&crate::batch::tp(0));
+            for _ in 0..40 {
+                let appended = accumulator.append(&partition, &value(&[7; 20]), Reply::IGNORE, LONG).expect("memory");
+                opened.fetch_add(usize::from(appended.new_batch), SeqCst);
+            }
+        });
+    }
+    sim.run().expect("nobody waits for anybody");
+    let (taken, opened) = (clock.readings.load(SeqCst) - before, opened.load(SeqCst));
+    assert_eq!(accumulator.pool().leased, (opened * BATCH) as u64, "what was taken for nothing is given back");
+    drop(view);
+    (taken, opened)
 }
 
 #[test]
 fn gap_13_one_at_a_time_takes_memory_for_the_next_batch() {
-    let clock = Slow::new();
-    let config = AccumulatorConfig { buffer_memory: 4_000 * BATCH as u64, ..config() };
-    let (accumulator, view) = <LockFree as crate::support::Core>::Accumulator::new(config, clock.clone());
-    let (taken, opened) = fill_with(8, &clock, &accumulator);
-    assert!(opened > 100, "{opened} batches");
-    // Who finds the batch full while another opens the next one waits for that; only one that has lost its processor for long is passed.
-    assert!(taken - opened <= opened / 10, "{} reservations too many for {opened} batches", taken - opened);
-    drop(view);
+    for seed in 0..8 {
+        let (taken, opened) = fill_together(seed, None);
+        assert!(opened > 40, "{opened} batches");
+        assert_eq!(taken, opened, "seed {seed}");
+    }
 }
 
 #[test]
 fn gap_13_an_opener_that_is_stopped_costs_one_reservation_and_waits_for_nobody() {
-    let clock = Slow::new();
-    let config = AccumulatorConfig { buffer_memory: 4_000 * BATCH as u64, ..config() };
-    let (accumulator, view) = <LockFree as crate::support::Core>::Accumulator::new(config, clock.clone());
-    let partition = accumulator.partition(&crate::batch::tp(0));
-    let (slow, stop) = stopped_at("accumulator.second-look", {
-        let accumulator = accumulator.clone();
-        move || accumulator.append(&partition, &value(b"slow"), Reply::IGNORE, LONG).map(|appended| appended.new_batch)
-    });
-    let (taken, opened) = fill_with(8, &clock, &accumulator);
-    assert!(opened > 100, "{opened} batches");
-    assert!(taken - opened <= opened / 10, "{} reservations too many for {opened} batches", taken - opened);
-    let pool = accumulator.pool();
-    assert_eq!(pool.leased, ((opened + 1) * BATCH) as u64, "what is open, and the one who stands there");
-    stop.release();
-    let own = slow.result().expect("it is accepted");
-    assert_eq!(
-        accumulator.pool().leased,
-        ((opened + usize::from(own)) * BATCH) as u64,
-        "given back, unless it was used"
-    );
-    drop(view);
+    for step in ["accumulator.allocate", "accumulator.second-look", "books.enter", "lane.open"] {
+        for seed in 0..4 {
+            let (taken, opened) = fill_together(seed, Some(step));
+            assert!(opened > 40, "{opened} batches");
+            assert!(taken <= opened + 1, "{step}, seed {seed}: {taken} taken for {opened} batches");
+        }
+    }
 }
