@@ -1,7 +1,7 @@
 //! Scenario `fill` of suite `append`: what batches hold at fixed rates. More lanes must not mean more batches where there is little to put into them.
 //!
-//! Eight threads append 1 000, 10 000 or 100 000 records a second together (`NAME at RATE`) to one partition, each at its own instants, and sleep in between; `linger.ms` is 5. A run has eight times a run's time, since what counts comes
-//! a few hundred times a second. `ops` are the records; a row adds `batches`, `records_per_batch`, `fill` (bytes of batches by those of their buffers), `requests_per_record` (a request: what a drain had to send). Expected is that each
+//! Eight threads append 1 000, 10 000 or 100 000 records a second together (`NAME at RATE`) to one partition, each at its own instants, and sleep in between; `linger.ms` is 5. A run has five times a run's time, since what counts comes
+//! a few hundred times a second; with `--quick` that is too little for 2 % at the lowest rate. `ops` are the records; a row adds `batches`, `records_per_batch`, `fill` (bytes of batches by those of their buffers), `requests_per_record` (a request: what a drain had to send). Expected is that each
 //! of these is that of the twin within 2 %, also where each thread has an appender.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ const WAYS: Ways = Ways { partitions: 1, memory: 32 << 20, kept: false, next: Ne
 /// By how much figures may differ.
 const WITHIN: f64 = 0.02;
 /// A run's time by that of other scenarios'.
-const LONGER: u32 = 8;
+const LONGER: u32 = 5;
 
 /// Records a second, and the names of those that send so many.
 const RATES: [(u64, [&str; 3]); 3] = [
@@ -146,8 +146,8 @@ mod tests {
         for one in &scenario.impls {
             let run = (one.run)(&task);
             let rate = run.extra["rate"].as_u64().expect("a rate");
-            // 160 ms of it.
-            assert!(run.ops.abs_diff(rate * 16 / 100) <= 8, "{}: {} records", one.name, run.ops);
+            // 100 ms of it.
+            assert!(run.ops.abs_diff(rate / 10) <= 8, "{}: {} records", one.name, run.ops);
             let (batches, each) =
                 (run.extra["batches"].as_u64().unwrap(), run.extra["records_per_batch"].as_f64().unwrap());
             assert!((batches as f64 * each - run.ops as f64).abs() < 0.5, "{}: {:?}", one.name, run.extra);
