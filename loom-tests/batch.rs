@@ -21,6 +21,8 @@ pub(crate) fn models() -> Vec<Check> {
         panic_in_the_copy(),
         early_end_against_a_callback(),
         weak_exchange_fails(),
+        run_commit_seal_publish(),
+        run_for_the_last_places(),
     ]
 }
 
@@ -92,6 +94,24 @@ impl Scene {
         }
     }
 
+    /// Two at once, or as many as there is room for.
+    fn append_two(&self) -> &'static str {
+        match self.batch.reserve_run(&[RECORD, RECORD], &self.published) {
+            Ok(mut run) => {
+                let records = run.records();
+                run.write(&[RECORD, RECORD][..records], None);
+                run.commit();
+                ["one of two", "two"][records - 1]
+            }
+            Err(full) => {
+                if full.finished {
+                    self.published.publish(NonNull::from(&self.batch));
+                }
+                "out"
+            }
+        }
+    }
+
     fn seal(&self) -> &'static str {
         if self.batch.seal() {
             self.published.publish(NonNull::from(&self.batch));
@@ -104,7 +124,12 @@ impl Scene {
         let mut published = self.published.0.lock().unwrap();
         assert_eq!(published.len(), 1, "published once");
         let (batch, failed) = published.pop().expect("one");
-        let accepted = results.iter().filter(|said| **said == "in" || **said == "panicked").count() as u32;
+        let records = |said: &&'static str| match *said {
+            "in" | "panicked" | "one of two" => 1,
+            "two" => 2,
+            _ => 0,
+        };
+        let accepted: u32 = results.iter().map(records).sum();
         assert_eq!(batch.record_count(), 1 + accepted, "every accepted record is in it");
         let mut said: Vec<_> = results.iter().filter(|said| !said.is_empty()).copied().collect();
         said.sort_unstable();
@@ -127,6 +152,31 @@ fn reserve_commit_seal_publish() -> Check {
     .role("two", Scene::append)
     .role("sealer", Scene::seal)
     .expect(Scene::verdict, &["in in", "in out", "out out"])
+}
+
+fn run_commit_seal_publish() -> Check {
+    batch(
+        "batch_run_commit_seal_publish",
+        "several that got their places at once are in the batch that is published, all of them or none, and their copies are seen",
+        Bound::Preemptions(3),
+        5,
+    )
+    .role("two", Scene::append_two)
+    .role("one", Scene::append)
+    .role("sealer", Scene::seal)
+    .expect(Scene::verdict, &["in out", "in two", "out out", "out two"])
+}
+
+fn run_for_the_last_places() -> Check {
+    batch(
+        "batch_run_for_the_last_places",
+        "of several, those that fit are in; who takes the last place seals, and the last who commits publishes",
+        Bound::Full,
+        3,
+    )
+    .role("two", Scene::append_two)
+    .role("one", Scene::append)
+    .expect(Scene::verdict, &["in one of two", "out two"])
 }
 
 fn filled_to_the_byte() -> Check {

@@ -56,10 +56,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Where it runs
+//!
+//! On targets with 64-bit atomics; others are refused by the compiler. Where the kernel has no `membarrier`, an owned lane pays for a full fence on each record ([`primitive::barrier`]).
+//!
 //! # Where to read on
 //!
 //! What each part must do, by id: `papers/catalogue.md`. Which Kafka class became which module: `papers/kafka-map.md`. How atomics, locks and time are
 //! switched for model checking: [`primitive`].
+
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!(
+    "unlatched needs a target with 64-bit atomics (target_has_atomic = \"64\"): the words of its pool, its batches and its lanes are 64 bits wide"
+);
 
 pub mod accumulator;
 pub mod batch;

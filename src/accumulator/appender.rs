@@ -28,7 +28,7 @@ use super::books::{Entry, Node};
 use super::lane::{Lane, LaneHandle, Tail};
 use super::lockfree::LockFreeAccumulator;
 use super::owned::{OwnedLane, Refused, State};
-use super::{Accumulator, Appended, Appender};
+use super::{Accumulator, Appended, AppendedMany, Appender};
 use crate::batch::{AtomicBatch, Filled, Publish, Reply, may_wait};
 use crate::error::AppendError;
 use crate::pool::BufferPool;
@@ -135,6 +135,43 @@ impl Own {
                 self.seal(accumulator);
                 None
             }
+        }
+    }
+
+    /// Appends the first of `records`, as many as the open batch has room for, under one announcement: perhaps none.
+    fn append_run(
+        &mut self,
+        accumulator: &LockFreeAccumulator,
+        records: &[Record<'_>],
+        futures: bool,
+        done: &mut AppendedMany,
+    ) {
+        let Some(node) = self.open else { return };
+        let mut over = !self.lane.begin(self.n);
+        if !over {
+            // SAFETY: OWNED-B: as in `append`.
+            let node = unsafe { node.as_ref() };
+            let work = Work { own: &self.lane, n: self.n, node };
+            for record in records {
+                let mut reply = Reply { future: futures, callback: None };
+                // SAFETY: as above (BATCH-F).
+                let filled = unsafe { node.fill(record, record.payload_size(), &mut reply) };
+                let Filled::In { future, bytes, fills } = filled else {
+                    over = true;
+                    break;
+                };
+                done.add(Appended { future, batch_is_full: fills, new_batch: false, bytes });
+                over = fills;
+                if over {
+                    break;
+                }
+            }
+            std::mem::forget(work);
+            over |= self.lane.end(self.n);
+        }
+        if over {
+            done.batch_is_full = true;
+            self.seal(accumulator);
         }
     }
 
@@ -354,6 +391,20 @@ impl LockFreeAppender {
         Ok(appended)
     }
 
+    /// Appends the first of `records` to what is open: in the lane of its own, or in the shared one if no other is earned. Perhaps none.
+    fn append_run(&mut self, partition: &LaneHandle, records: &[Record<'_>], futures: bool, done: &mut AppendedMany) {
+        let Some(at) = self.find(Self::address(partition)) else { return };
+        let slot = &mut self.slots[at];
+        if let Some(own) = &mut slot.own {
+            return own.append_run(&self.accumulator, records, futures, done);
+        }
+        if !slot.earned && partition.belongs_to(&self.accumulator.identity) {
+            let before = done.bytes;
+            self.accumulator.append_run(partition, records, futures, done);
+            self.count(at, done.bytes - before);
+        }
+    }
+
     /// Takes note of what went to the shared lane.
     fn count(&mut self, at: usize, bytes: usize) {
         let slot = &mut self.slots[at];
@@ -452,6 +503,23 @@ impl Appender for LockFreeAppender {
             return Ok(appended);
         }
         self.append_elsewhere(at, partition, record, reply, max_block)
+    }
+
+    fn append_many(
+        &mut self,
+        partition: &LaneHandle,
+        records: &[Record<'_>],
+        futures: bool,
+        max_block: Duration,
+    ) -> AppendedMany {
+        AppendedMany::of(records, |rest, done| {
+            let before = done.accepted;
+            self.append_run(partition, rest, futures, done);
+            if done.accepted == before {
+                done.add(self.append(partition, &rest[0], Reply { future: futures, callback: None }, max_block)?);
+            }
+            Ok(())
+        })
     }
 }
 

@@ -17,7 +17,7 @@
 //! that the later one reads is not older than the one that the earlier one read, and batches are drained in the order in which they came into the tail.
 //!
 //! # The race that looks dangerous
-//! *Two openers*: both have memory, both find the tail sealed. One CAS succeeds; the other finds an open batch, takes a place there, voids its own and gives its memory back. *An opener against the close*: one
+//! *Two openers*, which there are if one was stopped ([`super::opener`]): both have memory, both find the tail sealed. One CAS succeeds; the other finds an open batch, takes a place there, voids its own and gives its memory back. *An opener against the close*: one
 //! word; closed first, the CAS fails and the record is refused; opened first, the closer finds the batch in the tail and seals it.
 
 use std::fmt;
@@ -25,6 +25,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::books::Node;
+use super::opener::Openers;
 use crate::error::TopicPartition;
 use crate::partition_map::PartitionHandle;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -40,6 +41,8 @@ pub struct Lane {
     owner: Arc<()>,
     topic_partition: TopicPartition,
     tail: Atomic<Node>,
+    /// Who opens the next batch.
+    pub(super) openers: Openers,
     /// Batches opened here and not drained: a figure, which may lag behind and fall below zero for a moment.
     queued: AtomicI64,
     /// The number of the batch that the sender took last. Its own.
@@ -58,7 +61,14 @@ pub(super) enum Tail<'g> {
 
 impl Lane {
     pub(super) fn new(owner: Arc<()>, topic_partition: TopicPartition) -> Self {
-        Self { owner, topic_partition, tail: Atomic::null(), queued: AtomicI64::new(0), taken: AtomicU64::new(0) }
+        Self {
+            owner,
+            topic_partition,
+            tail: Atomic::null(),
+            openers: Openers::new(),
+            queued: AtomicI64::new(0),
+            taken: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn belongs_to(&self, owner: &Arc<()>) -> bool {

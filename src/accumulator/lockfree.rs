@@ -14,6 +14,9 @@
 //! 2. No room, or no batch: take memory from the pool, unpinned, as long as the caller will wait; look at the tail once more (ACC-04); else make a batch with the record in it, enter it in the
 //!    books, and open it by a CAS of the tail. Who loses that race has found an open batch.
 //!
+//!    Of those who find no room one at a time does so: [`Openers`](super::opener).
+//! 3. Several records at once: as many as there is room for by one CAS and one subtraction; where there is none, the next one by itself, as above.
+//!
 //! # Linearization points
 //! A record is accepted where its place is reserved, or where its batch comes into the tail.
 //! A close takes effect for a lane where it seals the lane's last batch, and is over for all when it returns: from the closing of the books on no batch can be entered, the walk that follows finds every
@@ -34,7 +37,7 @@ use super::in_progress::InProgress;
 use super::lane::{Lane, LaneHandle, Tail};
 use super::ready::Ready;
 use super::view::LockFreeView;
-use super::{Accumulator, AccumulatorConfig, Appended, await_all};
+use super::{Accumulator, AccumulatorConfig, Appended, AppendedMany, await_all};
 use crate::batch::{
     AtomicBatch, OffPool, OffPoolSnapshot, Publish, Reply, Reservation, Watch, contain, may_wait, refuse_in_callback,
 };
@@ -162,10 +165,19 @@ impl LockFreeAccumulator {
             return Err(AppendError::Closed);
         }
         let size = self.batch_size().max(batch_size_upper_bound(record));
+        let mut turn = match lane.openers.turn(|| self.reserve(lane, record, published)) {
+            Ok(turn) => turn,
+            Err(place) => return Ok(self.fill(lane, place, record, reply, published)),
+        };
         let in_progress = self.in_progress.begin();
         step("accumulator.allocate");
+        let waits = || {
+            // Who waits for memory has none that others could miss, and may wait for long.
+            turn = None;
+            self.wake_sender();
+        };
         // Dropped, if not used, before the append is counted out.
-        let lease = self.pool.allocate_telling(size, may_wait(max_block), || self.wake_sender())?.erase();
+        let lease = self.pool.allocate_telling(size, may_wait(max_block), waits)?.erase();
         let now = self.clock.now();
         step("accumulator.second-look");
         if self.is_closed() {
@@ -174,11 +186,39 @@ impl LockFreeAccumulator {
         if let Some(place) = self.reserve(lane, record, published) {
             // Before the copy: a thread that is stopped there keeps no memory from others, and no forced close waiting (L7).
             drop(lease);
+            drop(turn);
             drop(in_progress);
             return Ok(self.fill(lane, place, record, reply, published));
         }
         drop(in_progress);
-        self.open(lane, record, reply, lease, now, published)
+        let appended = self.open(lane, record, reply, lease, now, published);
+        drop(turn);
+        appended
+    }
+
+    /// Appends the first of `records`, as many as the batch in the tail has room for, by one reservation: perhaps none.
+    pub(super) fn append_run(&self, lane: &Lane, records: &[Record<'_>], futures: bool, done: &mut AppendedMany) {
+        let guard = epoch::pin();
+        let (Tail::Batch(batch), _) = lane.tail(&guard) else { return };
+        let node = NonNull::from(batch);
+        let run = batch.reserve_run(records, self);
+        // As in `reserve`.
+        drop(guard);
+        match run {
+            Ok(mut run) => {
+                let (count, bytes, fills) = (run.records(), run.bytes(), run.fills());
+                run.write(&records[..count], futures.then_some(&mut done.futures));
+                let published = run.commit();
+                done.accepted += count;
+                done.bytes += bytes;
+                done.batch_is_full |= published || fills || lane.queued() > 1;
+            }
+            Err(full) if full.finished => {
+                self.publish(node);
+                done.batch_is_full = true;
+            }
+            Err(_) => {}
+        }
     }
 
     /// Opens a batch with `record` in it, or appends to one that another has opened meanwhile.
@@ -342,6 +382,24 @@ impl Accumulator for LockFreeAccumulator {
                 }
             }
         }
+    }
+
+    fn append_many(
+        &self,
+        partition: &LaneHandle,
+        records: &[Record<'_>],
+        futures: bool,
+        max_block: Duration,
+    ) -> AppendedMany {
+        assert!(partition.belongs_to(&self.identity), "a partition's handle was given to another accumulator");
+        AppendedMany::of(records, |rest, done| {
+            let before = done.accepted;
+            self.append_run(partition, rest, futures, done);
+            if done.accepted == before {
+                done.add(self.append(partition, &rest[0], Reply { future: futures, callback: None }, max_block)?);
+            }
+            Ok(())
+        })
     }
 
     fn begin_flush(&self) {

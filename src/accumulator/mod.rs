@@ -13,6 +13,7 @@ mod gate;
 mod in_progress;
 mod lane;
 mod lockfree;
+mod opener;
 mod owned;
 mod ready;
 mod view;
@@ -35,8 +36,8 @@ use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartit
 use crate::pool::PoolSnapshot;
 use crate::primitive::clock::{Clock, Instant, SharedClock};
 use crate::primitive::parker::Parker;
-use crate::record::Record;
 use crate::record::codec::Compression;
+use crate::record::{Record, validate_record};
 
 /// What an accumulator needs to know. Names and defaults are Kafka's (CFG-01 to CFG-09, CFG-15, CFG-16).
 #[derive(Debug, Clone)]
@@ -94,6 +95,58 @@ impl Appended {
     }
 }
 
+/// What came of [`Accumulator::append_many`].
+#[derive(Debug, Default)]
+#[must_use = "not all may be accepted; and whoever appends must wake the sender if `batch_is_full` or `new_batch`"]
+pub struct AppendedMany {
+    /// How many records were accepted: the first so many of those given.
+    pub accepted: usize,
+    /// Their futures, in their order, if they were asked for.
+    pub futures: Vec<RecordFuture>,
+    /// Why the next record was not accepted; of those behind it none was tried. `None` if all were accepted.
+    pub refused: Option<AppendError>,
+    /// As [`Appended::batch_is_full`], after any of them.
+    pub batch_is_full: bool,
+    /// Whether any of them opened a batch.
+    pub new_batch: bool,
+    /// Bytes that they added, as in [`Appended::bytes`].
+    pub bytes: usize,
+}
+
+impl AppendedMany {
+    /// As [`Appended::must_wake_sender`]. May be so although nothing was accepted: a batch without room for the first record was closed.
+    #[inline]
+    pub fn must_wake_sender(&self) -> bool {
+        self.batch_is_full || self.new_batch
+    }
+
+    /// Has `more` append the first ones of what is left, at least one of them, until all are accepted or one is not.
+    pub(crate) fn of<'r>(
+        records: &[Record<'r>],
+        mut more: impl FnMut(&[Record<'r>], &mut Self) -> Result<(), AppendError>,
+    ) -> Self {
+        let valid = records.iter().take_while(|record| validate_record(record).is_ok()).count();
+        let mut done = Self::default();
+        while done.accepted < valid {
+            if let Err(error) = more(&records[done.accepted..valid], &mut done) {
+                done.refused = Some(error);
+                return done;
+            }
+        }
+        done.refused = records.get(valid).and_then(|record| validate_record(record).err()).map(AppendError::from);
+        done
+    }
+
+    /// Counts a record more.
+    pub(crate) fn add(&mut self, appended: Appended) {
+        self.accepted += 1;
+        self.futures.extend(appended.future);
+        self.batch_is_full |= appended.batch_is_full;
+        self.new_batch |= appended.new_batch;
+        self.bytes += appended.bytes;
+    }
+}
+
 /// What [`SenderView::ready`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReadyCheck {
@@ -115,6 +168,10 @@ pub struct Drained {
 }
 
 /// The appenders' face.
+///
+/// **Dropping without a close.** The accumulator is shared between its owners and the sender's view, so that its owners can let go of it at any time: what was accepted is drained as ever, and appenders go on. Who drops the
+/// *view* closes it: nobody would drain any more, so every unfinished record is aborted, its callback called, its memory returned ([`SenderView`]). An [`Appender`] that is dropped hands over what it has open. Handles of partitions may be kept
+/// for longer than all of them; they hold no batch and no memory of the pool.
 pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
     /// How result tables call the core.
     const NAME: &'static str;
@@ -153,6 +210,48 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
         reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError>;
+
+    /// Appends `records` to one partition, in their order, as if each were given to [`Accumulator::append`] after the one before it, until all are accepted or one is not. Batches are the same as then; what is saved is
+    /// done once for all of them that fit one batch: its look-up, a reservation, a commit (the twin: one section of its lock). They stand side by side in that batch; over several batches others' records may stand between.
+    ///
+    /// `futures` asks for a future of each; a record that is to have a callback is appended by itself. Each batch that has to be opened waits at most `max_block` for memory.
+    ///
+    /// **What is not accepted** is told, not lost: [`AppendedMany::accepted`] says how many were, [`AppendedMany::refused`] why the next one was not; that one and those behind it left no trace, and can be given again.
+    ///
+    /// Linearization point: of each record as in [`Accumulator::append`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use unlatched::accumulator::{Accumulator, AccumulatorConfig, LockFreeAccumulator};
+    /// use unlatched::error::TopicPartition;
+    /// use unlatched::primitive::clock::SystemClock;
+    /// use unlatched::record::Record;
+    ///
+    /// let (accumulator, _view) = LockFreeAccumulator::new(AccumulatorConfig::default(), SystemClock::shared());
+    /// let partition = accumulator.partition(&TopicPartition::new("flights", 0));
+    /// let records = [&b"EWR to IAH"[..], b"LGA to IAH", b"JFK to MIA"]
+    ///     .map(|value| Record { timestamp: 0, value: Some(value), ..Record::default() });
+    /// let appended = accumulator.append_many(&partition, &records, true, Duration::from_secs(1));
+    /// assert_eq!((appended.accepted, appended.futures.len()), (3, 3));
+    /// if let Some(error) = appended.refused {
+    ///     eprintln!("{error}; to be given again: {:?}", &records[appended.accepted..]);
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// If `partition` is the handle of another accumulator.
+    fn append_many(
+        &self,
+        partition: &Self::Partition,
+        records: &[Record<'_>],
+        futures: bool,
+        max_block: Duration,
+    ) -> AppendedMany {
+        AppendedMany::of(records, |rest, done| {
+            done.add(self.append(partition, &rest[0], Reply { future: futures, callback: None }, max_block)?);
+            Ok(())
+        })
+    }
 
     /// An appender, which fills batches of its own where it has enough to put into them.
     fn appender(self: &Arc<Self>) -> Self::Appender;
@@ -203,7 +302,7 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
 /// **Order is kept within an appender, and only there**: what one appender has appended to a partition stands in the log in the order of its calls (L6). Between two appenders, or an appender and
 /// [`Accumulator::append`], nothing is promised, whoever came first.
 ///
-/// Dropping it loses nothing: its open batches go like full ones.
+/// Dropping it loses nothing: its open batches go like full ones, without waiting for linger. It may outlive the sender: its records are refused then.
 ///
 /// ```
 /// use std::time::Duration;
@@ -242,6 +341,23 @@ pub trait Appender: fmt::Debug + Send + 'static {
         reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError>;
+
+    /// As [`Accumulator::append_many`], with this appender's order. In a lane of its own the owner announces its work once for all that fit the batch.
+    ///
+    /// # Panics
+    /// If `partition` is the handle of another accumulator.
+    fn append_many(
+        &mut self,
+        partition: &Self::Partition,
+        records: &[Record<'_>],
+        futures: bool,
+        max_block: Duration,
+    ) -> AppendedMany {
+        AppendedMany::of(records, |rest, done| {
+            done.add(self.append(partition, &rest[0], Reply { future: futures, callback: None }, max_block)?);
+            Ok(())
+        })
+    }
 }
 
 /// The sender's face: one owner.

@@ -26,7 +26,7 @@
 //! - **OWNED-A** One word decides who hands batch n over: the CAS from HAS_BATCH(n) succeeds once. Who has lost it never touches that batch again. The number makes an exchange for n fail at every later batch.
 //! - **OWNED-B** The owner touches an open batch only between `writing = 1` with an `asked` that does not ask for it, and `writing = 0`. The sender takes it only after it has asked, passed the heavy barrier, and found `writing` 0.
 //!   By the barriers, an announcement that it did not see comes before a look that finds the asking: so nobody writes what is taken, nor after that.
-//! - **OWNED-C** No record joins a batch after the sender has asked for it and passed the barrier, but the one that was under way then.
+//! - **OWNED-C** No record joins a batch after the sender has asked for it and passed the barrier, but the one that was under way then, or, of several at once, those of that call that the batch still has room for.
 //! - **OWNED-D** The batch in `node` is in the books, and read only by who has found HAS_BATCH in the word and is the sender, who retires batches, or pinned.
 //! - **OWNED-E** RETIRED comes only when all n batches were moved behind those of the shared lane that they follow, into the queue that is drained. So what the owner appends to the shared lane after that stands behind them (L6).
 //! - **OWNED-F** The first batch of a lane names the batch of the shared lane that it must follow, which was sealed by then; later ones follow by their numbers.
@@ -38,7 +38,7 @@
 //! - *Close*: the books refuse new batches first (BOOKS), then each lane of a batch that was entered gets CLOSED: a batch entered and not opened yet is refused there. Then it is asked for, so that the next append of the owner seals it, and is refused.
 //!
 //! # Linearization points
-//! A record is accepted at its owner's `writing = 0`; it is in the batch that the word names then. Opening, sealing, taking, retiring, closing: the exchange.
+//! A record is accepted at its owner's `writing = 0`, several at once all together; it is in the batch that the word names then. Opening, sealing, taking, retiring, closing: the exchange.
 //!
 //! # Progress
 //! All wait-free: each exchange is tried again only if CLOSED came in between, which happens once. The sender never waits for the owner (L7): one that is stopped while it writes keeps its own batch from being

@@ -39,11 +39,14 @@
 
 #![cfg_attr(not(any(crossbeam_loom, unlatched_shuttle)), allow(unreachable_pub, reason = "open to the models"))]
 
+mod many;
 mod owned;
 
 use std::fmt;
 use std::ptr::NonNull;
 
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
+pub use many::Run;
 pub use owned::Filled;
 
 use super::callbacks::Callbacks;

@@ -21,7 +21,7 @@ pub use atomic::OwnedBatch;
 pub(crate) use atomic::{AtomicBatch, Filled, Publish, Reservation};
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 #[doc(hidden)]
-pub use atomic::{AtomicBatch, Filled, Publish, Reservation};
+pub use atomic::{AtomicBatch, Filled, Publish, Reservation, Run};
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };

@@ -51,7 +51,17 @@ impl Word {
 
     /// With one record more, of `size` bytes, that is being copied.
     pub(super) const fn reserve(self, size: usize) -> Self {
-        Self(self.0 + WRITER + (1 << COUNT_SHIFT) + size as u64)
+        self.with(size).copied_by_one_more()
+    }
+
+    /// With one record more, of `size` bytes.
+    pub(super) const fn with(self, size: usize) -> Self {
+        Self(self.0 + (1 << COUNT_SHIFT) + size as u64)
+    }
+
+    /// With one more who copies.
+    pub(super) const fn copied_by_one_more(self) -> Self {
+        Self(self.0 + WRITER)
     }
 
     pub(super) const fn seal(self) -> Self {

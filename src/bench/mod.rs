@@ -21,6 +21,7 @@
 mod append;
 mod bare;
 mod drain;
+mod fill;
 mod load;
 pub mod machine;
 mod map;
@@ -189,7 +190,11 @@ impl fmt::Debug for Suite {
 /// Every suite.
 pub const SUITES: &[Suite] = &[
     Suite { name: "pool", about: "allocate and free, ample memory and scarce", scenarios: pool::scenarios },
-    Suite { name: "append", about: "records into one partition while one thread drains", scenarios: append::scenarios },
+    Suite {
+        name: "append",
+        about: "records into one, some or many partitions while one thread drains",
+        scenarios: append::scenarios,
+    },
     Suite { name: "map", about: "partitions looked up and created", scenarios: map::scenarios },
     Suite {
         name: "drain",

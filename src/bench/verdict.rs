@@ -49,8 +49,29 @@ pub enum Metric {
     OpsPerS,
     /// p99.99 of the closed loop.
     P9999Ns,
+    /// Records of a batch.
+    RecordsPerBatch,
+    /// Bytes of batches by those of their buffers.
+    Fill,
+    /// Requests by records.
+    RequestsPerRecord,
     /// Small allocations that overtook a whole-pool request, and whether all requests were served: no ratio, but the worst of all rounds by the pool's own bound.
     MaxOvertakes,
+}
+
+impl Metric {
+    /// What `row` has of it, where that is a figure for a ratio.
+    fn of(self, row: &Row) -> Option<f64> {
+        let extra = |key| row.extra.get(key).and_then(serde_json::Value::as_f64);
+        match self {
+            Self::OpsPerS => Some(row.ops_per_s),
+            Self::P9999Ns => row.p9999_ns.map(|nanos| nanos as f64),
+            Self::RecordsPerBatch => extra("records_per_batch"),
+            Self::Fill => extra("fill"),
+            Self::RequestsPerRecord => extra("requests_per_record"),
+            Self::MaxOvertakes => None,
+        }
+    }
 }
 
 /// What is expected of a ratio.
@@ -60,6 +81,8 @@ enum Floor {
     /// At one thread, and with more.
     AtLeast(f64, f64),
     AtMost(f64),
+    /// No further from 1.
+    Within(f64),
 }
 
 /// Two implementations, and what one is expected to have by the other's.
@@ -85,6 +108,16 @@ impl Comparison {
     /// Compares p99.99.
     pub(super) fn tail(own: &'static str, to: Who) -> Self {
         Self::new(own.into(), to, Metric::P9999Ns)
+    }
+
+    /// Compares what the scenario adds to its rows.
+    pub(super) fn figure(own: &'static str, to: &'static str, metric: Metric) -> Self {
+        Self::new(own.into(), to.into(), metric)
+    }
+
+    /// Expects a ratio that is 1 within `off`.
+    pub(super) fn within(self, off: f64) -> Self {
+        Self { floor: Floor::Within(off), ..self }
     }
 
     /// Looks whether whole-pool requests were served within the pool's bound.
@@ -131,6 +164,8 @@ impl Comparison {
             worst: None,
             floor: None,
             met: None,
+            cpu_s_per_m: cpu_per_million(rows, own),
+            cpu_s_per_m_to: (self.metric != Metric::MaxOvertakes).then(|| cpu_per_million(rows, to)).flatten(),
             others,
         };
         if self.metric == Metric::MaxOvertakes {
@@ -145,14 +180,12 @@ impl Comparison {
         }
         let figure = |name, round| {
             let row = rows.iter().find(|row| row.name == name && row.round == round)?;
-            match self.metric {
-                Metric::P9999Ns => row.p9999_ns.map(|nanos| nanos as f64),
-                Metric::OpsPerS | Metric::MaxOvertakes => Some(row.ops_per_s),
-            }
+            self.metric.of(row)
         };
         let rounds = rows.iter().map(|row| row.round).max()?;
-        let mut ratios: Vec<f64> =
-            (1..=rounds).filter_map(|round| Some(figure(own, round)? / figure(to, round)?.max(1.0))).collect();
+        let mut ratios: Vec<f64> = (1..=rounds)
+            .filter_map(|round| Some(figure(own, round)? / figure(to, round)?.max(f64::MIN_POSITIVE)))
+            .collect();
         ratios.sort_by(f64::total_cmp);
         let median = *ratios.get(ratios.len() / 2)?;
         summary.ratio_median = Some(median);
@@ -163,6 +196,7 @@ impl Comparison {
             (summary.floor, summary.met) = match self.floor {
                 Floor::None => (None, None),
                 Floor::AtMost(most) => (Some(most), Some(median <= most)),
+                Floor::Within(off) => (Some(off), Some((median - 1.0).abs() <= off)),
                 Floor::AtLeast(single, many) => {
                     let least = if first.threads == 1 { single } else { many };
                     (Some(least), Some(median >= least))
@@ -193,6 +227,12 @@ fn resolve(who: Who, rows: &[Row]) -> Option<&'static str> {
             twins().min_by(|one, other| tail(one).total_cmp(&tail(other)))
         }
     }
+}
+
+/// CPU seconds of the process for a million operations, helpers included: the median over the rounds.
+fn cpu_per_million(rows: &[Row], name: &str) -> Option<f64> {
+    let own = rows.iter().filter(|row| row.name == name && row.ops > 0);
+    median(&mut own.map(|row| row.cpu_s * 1e6 / row.ops as f64).collect::<Vec<_>>())
 }
 
 /// The middle one; the upper of two.
@@ -237,10 +277,14 @@ pub struct Summary {
     pub ratio_max: Option<f64>,
     /// Where it is no ratio: the highest of all rounds.
     pub worst: Option<u64>,
-    /// What is expected: of a rate, at least this; of a p99.99 or a number of overtakes, at most.
+    /// What is expected: of a rate, at least this; of a p99.99 or a number of overtakes, at most; of what batches hold, 1 but for this.
     pub floor: Option<f64>,
     /// Whether it came true.
     pub met: Option<bool>,
+    /// CPU seconds of the whole process for a million operations of `impl`, helpers as the drainer included: the median over the rounds.
+    pub cpu_s_per_m: Option<f64>,
+    /// The same of `ratio_to`.
+    pub cpu_s_per_m_to: Option<f64>,
     /// The share of the processors that other programs had while the cell was measured, from 0 to 1. More than some hundredths spoil the figures.
     pub others: Option<f64>,
 }
@@ -291,6 +335,29 @@ mod tests {
             Comparison::tail("lockfree", Who::BestTail).at_most(0.04).of(&cell(4), None).unwrap().met,
             Some(false)
         );
+    }
+
+    #[test]
+    fn what_batches_hold_is_to_be_equal() {
+        let batch = |name, round, held: f64| {
+            let mut row = row(name, round, 8, 1_000.0, None);
+            (row.ops, row.cpu_s) = (2_000_000, 0.5 * f64::from(round));
+            row.extra.insert("records_per_batch".to_owned(), held.into());
+            row
+        };
+        let of = |held: [f64; 3]| {
+            let rows =
+                (1..=3).flat_map(|round| [batch("own", round, held[round as usize - 1]), batch("twin", round, 0.5)]);
+            Comparison::figure("own", "twin", Metric::RecordsPerBatch)
+                .within(0.02)
+                .of(&rows.collect::<Vec<_>>(), None)
+                .unwrap()
+        };
+        let summary = of([0.45, 0.509, 0.8]);
+        assert_eq!((summary.floor, summary.met, summary.ratio_median), (Some(0.02), Some(true), Some(0.509 / 0.5)));
+        assert_eq!((summary.cpu_s_per_m, summary.cpu_s_per_m_to), (Some(0.5), Some(0.5)));
+        assert_eq!(of([0.489, 0.489, 0.5]).met, Some(false), "fewer");
+        assert_eq!(of([0.5, 0.511, 0.511]).met, Some(false), "more");
     }
 
     #[test]

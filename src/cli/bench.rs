@@ -163,7 +163,7 @@ fn text(machine: &Machine, measured: &[Measured], summaries: &[Summary]) -> Stri
         );
     }
     if !summaries.is_empty() {
-        text += "\nRatios of a round by threads: the median over the rounds, and the spread; ? where the floor lies within it. Floors are read by people and gate nothing.\n";
+        text += "\nRatios of a round by threads: the median over the rounds, and the spread; ? where the floor lies within it; then CPU seconds of the process for a million operations, of both sides, with what drains or frees beside them. Floors are read by people and gate nothing.\n";
         text += &format!("{}\n", verdicts(summaries));
         let judged: Vec<bool> = summaries.iter().filter_map(|summary| summary.met).collect();
         text += &format!("{} of {} floors met\n", judged.iter().filter(|met| **met).count(), judged.len());
@@ -264,6 +264,9 @@ fn verdicts(summaries: &[Summary]) -> Table {
         let (what, sign) = match metric {
             Metric::OpsPerS => ("rate", "≥"),
             Metric::P9999Ns => ("p99.99", "≤"),
+            Metric::RecordsPerBatch => ("records a batch", "1 ±"),
+            Metric::Fill => ("fill", "1 ±"),
+            Metric::RequestsPerRecord => ("requests a record", "1 ±"),
             Metric::MaxOvertakes => ("overtakes", "≤"),
         };
         let mut floors: Vec<String> =
@@ -291,7 +294,15 @@ fn verdict(summary: &Summary) -> String {
         _ => String::new(),
     };
     let mark = summary.met.map_or("", |met| if met { " met" } else { " MISSED" });
-    let spread = summary.floor.zip(summary.ratio_min.zip(summary.ratio_max));
+    let off = matches!(summary.metric, Metric::RecordsPerBatch | Metric::Fill | Metric::RequestsPerRecord);
+    let spread = summary.floor.filter(|_| !off).zip(summary.ratio_min.zip(summary.ratio_max));
     let open = spread.is_some_and(|(floor, (least, most))| least < floor && floor < most);
-    format!("{figure}{mark}{}", if open { "?" } else { "" })
+    // As many digits as tell two of them apart, however little an operation takes.
+    let cpu = |cpu: f64| if cpu < 1.0 { format!("{cpu:.3}") } else { format!("{cpu:.1}") };
+    let cpu = match (summary.cpu_s_per_m, summary.cpu_s_per_m_to) {
+        (Some(own), Some(to)) => format!("; {} by {}", cpu(own), cpu(to)),
+        (Some(own), None) => format!("; {}", cpu(own)),
+        _ => String::new(),
+    };
+    format!("{figure}{mark}{}{cpu}", if open { "?" } else { "" })
 }

@@ -27,7 +27,7 @@ use super::codec::{Codecs, Estimate};
 use super::partition_map::{CopyOnWriteMap, EntryHandle};
 use super::pool::MutexPool;
 use crate::accumulator::{
-    Accumulator, AccumulatorConfig, Appended, DrainGate, Drained, ReadyCheck, SenderView, await_all,
+    Accumulator, AccumulatorConfig, Appended, AppendedMany, DrainGate, Drained, ReadyCheck, SenderView, await_all,
 };
 use crate::batch::{
     Compressor, OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, insert, may_wait, refuse_in_callback,
@@ -221,6 +221,34 @@ impl<F: LockFamily> MutexAccumulator<F> {
         self.append_to_new_batch(lane, partition, record, reply, max_block)
     }
 
+    /// Appends valid records to a queue of `partition`, in one section of its lock as many as the open batch has room for; if it has none, one of them.
+    pub(super) fn append_run_to(
+        &self,
+        lane: &F::Mutex<Queue<F>>,
+        partition: &Partition<F>,
+        records: &[Record<'_>],
+        futures: bool,
+        max_block: Duration,
+        done: &mut AppendedMany,
+    ) -> Result<(), AppendError> {
+        let reply = || Reply { future: futures, callback: None };
+        let before = done.accepted;
+        let mut queue = lane.lock();
+        // Acquire: see `append_to`.
+        if self.closed.load(Acquire) {
+            return Err(AppendError::Closed);
+        }
+        for record in records {
+            let Some(appended) = queue.try_append(record, &mut reply(), &self.codecs) else { break };
+            done.add(appended);
+        }
+        drop(queue);
+        if done.accepted == before {
+            done.add(self.append_to(lane, partition, &records[0], reply(), max_block)?);
+        }
+        Ok(())
+    }
+
     /// Ends an appender's queue: what is in it goes to the partition's own.
     pub(super) fn end_lane(&self, partition: &Partition<F>, lane: &Arc<F::Mutex<Queue<F>>>) {
         let mut queue = partition.queue.lock();
@@ -374,6 +402,19 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         self.check(partition);
         validate_record(record)?;
         self.append_to(&partition.queue, partition, record, reply, max_block)
+    }
+
+    fn append_many(
+        &self,
+        partition: &MutexPartition<F>,
+        records: &[Record<'_>],
+        futures: bool,
+        max_block: Duration,
+    ) -> AppendedMany {
+        self.check(partition);
+        AppendedMany::of(records, |rest, done| {
+            self.append_run_to(&partition.queue, partition, rest, futures, max_block, done)
+        })
     }
 
     fn begin_flush(&self) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accumulator::{MutexAccumulator, MutexPartition, Partition, Queue};
-use crate::accumulator::{Appended, Appender};
+use crate::accumulator::{Appended, AppendedMany, Appender};
 use crate::batch::Reply;
 use crate::error::AppendError;
 use crate::primitive::lock::LockFamily;
@@ -72,6 +72,22 @@ impl<F: LockFamily> Appender for MutexAppender<F> {
         let address = std::ptr::from_ref::<Partition<F>>(partition).addr();
         let (_, queue) = self.lanes.entry(address).or_insert_with(|| (partition.clone(), partition.add_lane()));
         self.accumulator.append_to(queue, partition, record, reply, max_block)
+    }
+
+    fn append_many(
+        &mut self,
+        partition: &MutexPartition<F>,
+        records: &[Record<'_>],
+        futures: bool,
+        max_block: Duration,
+    ) -> AppendedMany {
+        self.accumulator.check(partition);
+        let address = std::ptr::from_ref::<Partition<F>>(partition).addr();
+        AppendedMany::of(records, |rest, done| {
+            // Not before there is a record for it.
+            let (_, queue) = self.lanes.entry(address).or_insert_with(|| (partition.clone(), partition.add_lane()));
+            self.accumulator.append_run_to(queue, partition, rest, futures, max_block, done)
+        })
     }
 }
 

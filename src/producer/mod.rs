@@ -127,6 +127,9 @@ pub enum SendRefused {
 }
 
 /// A working producer on the memory path `A`. Shared by reference between any number of threads.
+///
+/// Dropping it without [`Producer::close`] closes it by force, as a close with no time at all does: what was not acknowledged is aborted, whether it was sent or not, and every future and callback of an accepted record has its
+/// result when the drop returns. The drop waits for the sender's thread to end, and in a callback, which runs on that thread, it does not. To have sent what was accepted, close it with some time, or flush it before.
 pub struct Producer<A: Accumulator> {
     // Dropped first: it ends the sender.
     sender: SenderHandle<A>,

@@ -158,7 +158,11 @@ fn what_is_not_there_is_an_error_that_lists_what_is() {
         &["--suite", "pool", "--scenario", "ample", "plenty"],
         &["no scenario \"plenty\" in pool; there are ample, ample-cross, flow, scarce"],
     );
-    refuses(2, &["--suite", "append", "--scenario", "ample"], &["no scenario \"ample\" in append; there are hot"]);
+    refuses(
+        2,
+        &["--suite", "append", "--scenario", "ample"],
+        &["no scenario \"ample\" in append; there are hot, spread, keyed, wide, fill"],
+    );
     refuses(2, &["--suite", "pool", "--impl", "mutex-strips"], &["\"mutex-strips\"", "mutex-stripes"]);
     refuses(2, &["--suite", "pool", "--threads", "0"], &["give a whole number from 1 to 1024"]);
     refuses(2, &["--suite", "pool", "--rounds", "0"], &["give a whole number from 1 to 1000"]);

@@ -18,12 +18,13 @@ const TABLES: [&str; 6] = [
     "Beyond Kafka on both cores",
 ];
 
-/// The lock-free pool's own tests, for what no test of every core can ask.
-const POOLS_OWN: [&str; 4] = [
+/// The lock-free core's own tests, for what no test of every core can ask.
+const OWN: [&str; 5] = [
     include_str!("../../src/pool/tests.rs"),
     include_str!("../../src/pool/tests/order.rs"),
     include_str!("../../src/pool/tests/stopped.rs"),
     include_str!("../../src/pool/tests/tasks.rs"),
+    include_str!("laws.rs"),
 ];
 
 /// A behaviour's name: family and number, as in POOL-10.
@@ -186,8 +187,8 @@ fn every_id_in_scope_has_a_test_and_every_test_an_id() {
 }
 
 #[test]
-fn every_promise_of_the_lock_free_pool_has_a_test_of_its_own() {
-    let own: BTreeSet<Id> = POOLS_OWN
+fn every_promise_of_the_lock_free_core_has_a_test_of_its_own() {
+    let own: BTreeSet<Id> = OWN
         .iter()
         .flat_map(|source| source.split("#[test]\nfn ").skip(1))
         .filter_map(|test| Id::of_test(test.split('(').next()?))

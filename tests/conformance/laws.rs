@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, LockFreeAccumulator, SenderView};
 use unlatched::batch::{RecordFuture, Reply, SealedBatch};
 use unlatched::error::SendError;
+use unlatched::primitive::atomic::AtomicUsize;
+use unlatched::primitive::atomic::Ordering::SeqCst;
+use unlatched::primitive::clock::{Clock, Instant, SharedClock};
+use unlatched::primitive::sim::{Sim, pause_at};
 
 use crate::appenders::{ample, with_a_lane};
 use crate::batch::{millis, value};
@@ -409,4 +413,107 @@ fn l9_a_close_that_is_stopped_at_an_owned_lane_holds_up_nobody() {
     closer.result();
     acknowledge_all(&mut rig);
     at_rest(&rig, "owned.close");
+}
+
+#[test]
+fn l7_many_appended_at_once_hold_up_their_own_batch_alone() {
+    for step in ["batch.reserve", "batch.copy", "batch.commit"] {
+        let rig = rig_with(Before::Room);
+        let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
+        let (slow, stop) = stopped_at(step, move || {
+            let records = [value(b"slow"), value(b"and of"), value(b"some bytes")];
+            accumulator.append_many(&partition, &records, true, LONG)
+        });
+        let others = Worker::start(move || {
+            let mut rig = rig;
+            let beside = rig.push_future(0, b"beside");
+            rig.push(1, b"elsewhere");
+            rig.ready();
+            let drained = rig.drain();
+            assert!(values(&drained).contains(&"elsewhere".to_owned()), "{step}");
+            acknowledge(&mut rig, drained);
+            rig.pass(1_000);
+            for batch in rig.expired() {
+                assert_eq!(batch.completion().fail(GIVEN_UP, None), Ok(true), "{step}");
+                rig.view.deallocate(batch).unwrap();
+            }
+            assert!(beside.is_done(), "{step}: another's record waits for it");
+            rig
+        });
+        let mut rig = others.result();
+        stop.release();
+        let done = slow.result();
+        assert_eq!((done.accepted, done.refused), (3, None), "{step}");
+        rig.ready();
+        acknowledge_all(&mut rig);
+        assert!(done.futures.iter().all(RecordFuture::is_done), "{step}");
+        at_rest(&rig, step);
+    }
+}
+
+/// Counts its readings: an append makes one for each batch's worth of memory that it takes, and no other.
+#[derive(Debug)]
+struct Readings {
+    clock: SharedClock,
+    readings: AtomicUsize,
+}
+
+impl Clock for Readings {
+    fn now(&self) -> Instant {
+        self.readings.fetch_add(1, SeqCst);
+        self.clock.now()
+    }
+
+    fn unix_millis(&self) -> i64 {
+        self.clock.unix_millis()
+    }
+}
+
+/// Eight tasks that fill batches of one partition, for which there is memory without end, in an order that the seed chooses at each shared step; one of them may stand still at `stopped` until the others are done. How often
+/// memory was taken for a batch, and how many batches were opened.
+fn fill_together(seed: u64, stopped: Option<&'static str>) -> (usize, usize) {
+    let mut sim = Sim::new(seed);
+    let clock = Arc::new(Readings { clock: sim.clock(), readings: AtomicUsize::new(0) });
+    let config = AccumulatorConfig { buffer_memory: 1_000 * BATCH as u64, ..config() };
+    let (accumulator, view) = LockFreeAccumulator::new(config, clock.clone());
+    let before = clock.readings.load(SeqCst);
+    let opened = Arc::new(AtomicUsize::new(0));
+    for task in 0..8 {
+        let (accumulator, opened) = (accumulator.clone(), opened.clone());
+        sim.spawn(format!("filler {task}"), move || {
+            if let Some(step) = stopped.filter(|_| task == 0) {
+                pause_at(step, LONG);
+            }
+            let partition = accumulator.partition(&crate::batch::tp(0));
+            for _ in 0..40 {
+                let appended = accumulator.append(&partition, &value(&[7; 20]), Reply::IGNORE, LONG).expect("memory");
+                opened.fetch_add(usize::from(appended.new_batch), SeqCst);
+            }
+        });
+    }
+    sim.run().expect("nobody waits for anybody");
+    let (taken, opened) = (clock.readings.load(SeqCst) - before, opened.load(SeqCst));
+    assert_eq!(accumulator.pool().leased, (opened * BATCH) as u64, "what was taken for nothing is given back");
+    drop(view);
+    (taken, opened)
+}
+
+#[test]
+fn gap_13_one_at_a_time_takes_memory_for_the_next_batch() {
+    for seed in 0..8 {
+        let (taken, opened) = fill_together(seed, None);
+        assert!(opened > 40, "{opened} batches");
+        assert_eq!(taken, opened, "seed {seed}");
+    }
+}
+
+#[test]
+fn gap_13_an_opener_that_is_stopped_costs_one_reservation_and_waits_for_nobody() {
+    for step in ["accumulator.allocate", "accumulator.second-look", "books.enter", "lane.open"] {
+        for seed in 0..4 {
+            let (taken, opened) = fill_together(seed, Some(step));
+            assert!(opened > 40, "{opened} batches");
+            assert!(taken <= opened + 1, "{step}, seed {seed}: {taken} taken for {opened} batches");
+        }
+    }
 }

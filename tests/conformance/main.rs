@@ -19,6 +19,7 @@ mod endings;
 mod fmt;
 mod gate;
 mod laws;
+mod many;
 mod map;
 mod order;
 mod pool;
@@ -44,6 +45,7 @@ const REGISTRY: &[&[&str]] = &[
     completion::TESTS,
     append::TESTS,
     appenders::TESTS,
+    many::TESTS,
     ready::TESTS,
     drain::TESTS,
     gate::TESTS,
