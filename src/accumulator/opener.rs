@@ -55,7 +55,7 @@ impl Openers {
             if word != of {
                 (of, looks) = (word, 0);
             }
-            let is_free = word % 2 == 0;
+            let is_free = word.is_multiple_of(2);
             if is_free || looks == PATIENCE {
                 let own = if is_free { word + 1 } else { word + 2 };
                 if self.exchange(word, own) {
@@ -105,13 +105,13 @@ mod tests {
         // The first one's end, which comes late, does not end the second one's.
         assert_eq!(openers.turn(|| Some(7)).err(), Some(7), "found while the second one has the turn");
         drop(second);
-        assert!(openers.0.load(Relaxed) % 2 == 0);
+        assert!(openers.0.load(Relaxed).is_multiple_of(2));
     }
 
     #[test]
     fn who_finds_something_takes_no_turn() {
         let openers = Openers::new();
         assert_eq!(openers.turn(|| Some(3)).err(), Some(3));
-        assert!(openers.0.load(Relaxed) % 2 == 0, "nobody opens");
+        assert!(openers.0.load(Relaxed).is_multiple_of(2), "nobody opens");
     }
 }
