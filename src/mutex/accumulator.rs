@@ -27,7 +27,7 @@ use super::codec::{Codecs, Estimate};
 use super::partition_map::{CopyOnWriteMap, EntryHandle};
 use super::pool::MutexPool;
 use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, Drained, ReadyCheck, SenderView, await_all};
-use crate::batch::{OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, refuse_in_callback};
+use crate::batch::{OffPoolSnapshot, OpenBatch, Reply, SealedBatch, Watch, refuse_in_callback};
 use crate::broker::{Cluster, Leader, NodeId};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use crate::partition_map::PartitionMap;
@@ -39,7 +39,7 @@ use crate::primitive::lock::{LockFamily, Mutex};
 use crate::primitive::random::Random;
 use crate::primitive::table::{Set, Table};
 use crate::primitive::{step, thread};
-use crate::record::{BATCH_OVERHEAD, Codec, Record, batch_size_upper_bound, validate_record};
+use crate::record::{BATCH_OVERHEAD, Codec, Record, batch_size_upper_bound, valid_payload_size};
 
 /// Batches of a partition, oldest first.
 pub(super) struct Queue<F: LockFamily> {
@@ -62,13 +62,20 @@ impl<F: LockFamily> Queue<F> {
 
     /// Appends to the tail, or closes the tail for appends if it has no room (ACC-02). Takes the callback out of `reply` if it has appended.
     #[inline]
-    fn try_append(&mut self, record: &Record<'_>, reply: &mut Reply, codecs: &Codecs<F>) -> Option<Appended> {
+    fn try_append(
+        &mut self,
+        record: &Record<'_>,
+        payload: usize,
+        reply: &mut Reply,
+        codecs: &Codecs<F>,
+    ) -> Option<Appended> {
         let open = self.open.as_mut()?;
-        let Some(Placed { future, bytes }) = open.place(record, reply) else {
+        let Some(bytes) = open.place(record, payload, reply) else {
             self.seal_tail(codecs);
             return None;
         };
         let batch_is_full = !self.sealed.is_empty() || open.is_full();
+        let future = open.future_of_last(reply, record.timestamp);
         Some(Appended { future, batch_is_full, new_batch: false, bytes })
     }
 
@@ -189,13 +196,14 @@ impl<F: LockFamily> MutexAccumulator<F> {
         assert!(Arc::ptr_eq(&partition.owner, &self.identity), "a partition's handle was given to another accumulator");
     }
 
-    /// Appends a valid record to a queue of `partition`: its own, or an appender's.
+    /// Appends a valid record, whose payload has `payload` bytes, to a queue of `partition`: its own, or an appender's.
     #[inline]
     pub(super) fn append_to(
         &self,
         lane: &F::Mutex<Queue<F>>,
         partition: &Partition<F>,
         record: &Record<'_>,
+        payload: usize,
         mut reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
@@ -205,7 +213,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
         if self.closed.load(Acquire) {
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = queue.try_append(record, &mut reply, &self.codecs) {
+        if let Some(appended) = queue.try_append(record, payload, &mut reply, &self.codecs) {
             return Ok(appended);
         }
         // Relaxed: the queue's lock, which we hold, orders it: whoever takes the lock after us sees the count, and `abort_incomplete` takes every
@@ -248,7 +256,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
             drop(queue);
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = queue.try_append(record, &mut reply, &self.codecs) {
+        if let Some(appended) = queue.try_append(record, record.payload_size(), &mut reply, &self.codecs) {
             drop(queue);
             return Ok(appended);
         }
@@ -258,9 +266,10 @@ impl<F: LockFamily> MutexAccumulator<F> {
             (self.codecs.compression().codec(), self.codecs.open(&partition.estimate, BATCH_OVERHEAD));
         let mut batch = MutexBatch::open_with(partition.topic_partition.clone(), id, lease, now, codec, packed);
         self.incomplete.lock().insert(id, batch.watch());
-        let Some(Placed { future, .. }) = batch.place(record, &mut reply) else {
+        let Some(_) = batch.place(record, record.payload_size(), &mut reply) else {
             unreachable!("an empty batch takes any record (BATCH-02)")
         };
+        let future = batch.future_of_last(&reply, record.timestamp);
         let bytes = batch.estimated_size();
         let batch_is_full = !queue.sealed.is_empty() || batch.is_full();
         queue.open = Some(batch);
@@ -367,8 +376,8 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
         self.check(partition);
-        validate_record(record)?;
-        self.append_to(&partition.queue, partition, record, reply, max_block)
+        let payload = valid_payload_size(record)?;
+        self.append_to(&partition.queue, partition, record, payload, reply, max_block)
     }
 
     fn begin_flush(&self) {
