@@ -79,7 +79,7 @@ impl Scene {
     }
 
     fn append(&self) -> &'static str {
-        match self.batch.reserve(&RECORD, &self.published) {
+        match self.batch.reserve(&RECORD, RECORD.payload_size(), &self.published) {
             Ok(mut place) => {
                 place.write(&RECORD);
                 place.commit();
@@ -214,7 +214,7 @@ fn panic_in_the_copy() -> Check {
         Bound::Preemptions(3),
         4,
     )
-    .role("panics", |scene: &Scene| match scene.batch.reserve(&RECORD, &scene.published) {
+    .role("panics", |scene: &Scene| match scene.batch.reserve(&RECORD, RECORD.payload_size(), &scene.published) {
         // What unwinding does.
         Ok(place) => {
             drop(place);
@@ -243,7 +243,7 @@ fn early_end_against_a_callback() -> Check {
     )
     .keeps_retired()
     .role("appender", |scene: &std::sync::Arc<Scene>| {
-        let Ok(mut place) = scene.batch.reserve(&RECORD, &scene.later) else { return "out" };
+        let Ok(mut place) = scene.batch.reserve(&RECORD, RECORD.payload_size(), &scene.later) else { return "out" };
         place.write(&RECORD);
         let called = std::sync::Arc::downgrade(scene);
         let callback = Box::new(move |_| *called.upgrade().expect("it lives").called.lock().unwrap() += 1);

@@ -429,7 +429,7 @@ impl LockFreeAppender {
     ) -> Option<Result<Appended, AppendError>> {
         let accumulator = &*self.accumulator;
         let mut published = false;
-        if let Some(place) = accumulator.reserve(partition, record, &mut published)
+        if let Some(place) = accumulator.reserve(partition, record, record.payload_size(), &mut published)
             && let Some(appended) = accumulator.fill(partition, place, record, reply, &mut published)
         {
             return Some(Ok(appended));

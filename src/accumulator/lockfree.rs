@@ -49,7 +49,7 @@ use crate::primitive::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::parker::ThreadParker;
 use crate::primitive::{epoch, step};
-use crate::record::{Record, batch_size_upper_bound, validate_record};
+use crate::record::{Record, batch_size_upper_bound, valid_payload_size};
 
 /// The lock-free accumulator.
 pub struct LockFreeAccumulator {
@@ -104,18 +104,19 @@ impl LockFreeAccumulator {
         self.last_id.fetch_add(1, Relaxed) + 1
     }
 
-    /// A place in the batch in the tail, if there is one with room (ACC-02). It keeps the batch (BATCH-C), so nobody is pinned while he copies (L7, L8).
+    /// A place in the batch in the tail for `record`, whose payload has `payload` bytes, if there is one with room (ACC-02). It keeps the batch (BATCH-C), so nobody is pinned while he copies (L7, L8).
     #[inline]
     pub(super) fn reserve(
         &self,
         lane: &Lane,
         record: &Record<'_>,
+        payload: usize,
         published: &mut bool,
     ) -> Option<Reservation<'_, Entry, Self>> {
         let guard = epoch::pin();
         let (Tail::Batch(batch), _) = lane.tail(&guard) else { return None };
         let node = NonNull::from(batch);
-        let full = match batch.reserve(record, self) {
+        let full = match batch.reserve(record, payload, self) {
             Ok(place) => return Some(place),
             Err(full) => full,
         };
@@ -165,7 +166,7 @@ impl LockFreeAccumulator {
             return Err(AppendError::Closed);
         }
         let size = self.batch_size().max(batch_size_upper_bound(record));
-        let mut turn = match lane.openers.turn(|| self.reserve(lane, record, published)) {
+        let mut turn = match lane.openers.turn(|| self.reserve(lane, record, record.payload_size(), published)) {
             Ok(turn) => turn,
             Err(place) => return Ok(self.fill(lane, place, record, reply, published)),
         };
@@ -183,7 +184,7 @@ impl LockFreeAccumulator {
         if self.is_closed() {
             return Err(AppendError::Closed);
         }
-        if let Some(place) = self.reserve(lane, record, published) {
+        if let Some(place) = self.reserve(lane, record, record.payload_size(), published) {
             // Before the copy: a thread that is stopped there keeps no memory from others, and no forced close waiting (L7).
             drop(lease);
             drop(turn);
@@ -259,7 +260,7 @@ impl LockFreeAccumulator {
             let mut after = 0;
             if let Tail::Batch(current) = tail {
                 let current_node = NonNull::from(current);
-                match current.reserve(record, self) {
+                match current.reserve(record, record.payload_size(), self) {
                     Ok(place) => {
                         drop(guard);
                         reply.callback = self.void(own);
@@ -362,10 +363,10 @@ impl Accumulator for LockFreeAccumulator {
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
         assert!(partition.belongs_to(&self.identity), "a partition's handle was given to another accumulator");
-        validate_record(record)?;
+        let payload = valid_payload_size(record)?;
         let mut published = false;
         loop {
-            if let Some(place) = self.reserve(partition, record, &mut published)
+            if let Some(place) = self.reserve(partition, record, payload, &mut published)
                 && let Some(appended) = self.fill(partition, place, record, &mut reply, &mut published)
             {
                 return Ok(appended);

@@ -226,7 +226,7 @@ impl<X> AtomicBatch<X> {
         place.size
     }
 
-    /// A place for `record`, or [`Full`]: then the batch is sealed. `publish` gets the batch if the place turns out to be the last that is committed.
+    /// A place for `record`, whose payload has `payload` bytes, or [`Full`]: then the batch is sealed. `publish` gets the batch if the place turns out to be the last that is committed.
     ///
     /// Linearization point: the CAS. Lock-free.
     ///
@@ -236,9 +236,9 @@ impl<X> AtomicBatch<X> {
     pub fn reserve<'p, P: Publish<X>>(
         &self,
         record: &Record<'_>,
+        payload: usize,
         publish: &'p P,
     ) -> Result<Reservation<'p, X, P>, Full> {
-        let payload = record.payload_size();
         let mut word = self.load();
         debug_assert!(word.count() > 0, "begun before it was shared (BATCH-E)");
         loop {
@@ -493,7 +493,7 @@ impl OpenBatch for OwnedBatch {
         if !self.has_room_for(record) {
             return Err(reply);
         }
-        let Ok(mut place) = self.0.reserve(record, &Nobody) else { return Err(reply) };
+        let Ok(mut place) = self.0.reserve(record, record.payload_size(), &Nobody) else { return Err(reply) };
         place.write(record);
         if let Some(callback) = reply.callback.take() {
             let kept = place.on_completion(record.timestamp, callback);

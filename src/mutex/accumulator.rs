@@ -30,7 +30,7 @@ use crate::accumulator::{
     Accumulator, AccumulatorConfig, Appended, AppendedMany, DrainGate, Drained, ReadyCheck, SenderView, await_all,
 };
 use crate::batch::{
-    Compressor, OffPoolSnapshot, OpenBatch, Placed, Reply, SealedBatch, Watch, insert, may_wait, refuse_in_callback,
+    Compressor, OffPoolSnapshot, OpenBatch, Reply, SealedBatch, Watch, insert, may_wait, refuse_in_callback,
     reset_some, split,
 };
 use crate::broker::{Cluster, Leader, NodeId};
@@ -44,7 +44,7 @@ use crate::primitive::lock::{LockFamily, Mutex};
 use crate::primitive::random::Random;
 use crate::primitive::table::{Set, Table};
 use crate::primitive::{step, thread};
-use crate::record::{BATCH_OVERHEAD, Codec, Record, batch_size_upper_bound, validate_record};
+use crate::record::{BATCH_OVERHEAD, Codec, Record, batch_size_upper_bound, valid_payload_size};
 
 /// Batches of a partition, oldest first.
 pub(super) struct Queue<F: LockFamily> {
@@ -67,13 +67,20 @@ impl<F: LockFamily> Queue<F> {
 
     /// Appends to the tail, or closes the tail for appends if it has no room (ACC-02). Takes the callback out of `reply` if it has appended.
     #[inline]
-    fn try_append(&mut self, record: &Record<'_>, reply: &mut Reply, codecs: &Codecs<F>) -> Option<Appended> {
+    fn try_append(
+        &mut self,
+        record: &Record<'_>,
+        payload: usize,
+        reply: &mut Reply,
+        codecs: &Codecs<F>,
+    ) -> Option<Appended> {
         let open = self.open.as_mut()?;
-        let Some(Placed { future, bytes }) = open.place(record, reply) else {
+        let Some(bytes) = open.place(record, payload, reply) else {
             self.seal_tail(codecs);
             return None;
         };
         let batch_is_full = !self.sealed.is_empty() || open.is_full();
+        let future = open.future_of_last(reply, record.timestamp);
         Some(Appended { future, batch_is_full, new_batch: false, bytes })
     }
 
@@ -194,13 +201,14 @@ impl<F: LockFamily> MutexAccumulator<F> {
         assert!(Arc::ptr_eq(&partition.owner, &self.identity), "a partition's handle was given to another accumulator");
     }
 
-    /// Appends a valid record to a queue of `partition`: its own, or an appender's.
+    /// Appends a valid record, whose payload has `payload` bytes, to a queue of `partition`: its own, or an appender's.
     #[inline]
     pub(super) fn append_to(
         &self,
         lane: &F::Mutex<Queue<F>>,
         partition: &Partition<F>,
         record: &Record<'_>,
+        payload: usize,
         mut reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
@@ -210,7 +218,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
         if self.closed.load(Acquire) {
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = queue.try_append(record, &mut reply, &self.codecs) {
+        if let Some(appended) = queue.try_append(record, payload, &mut reply, &self.codecs) {
             return Ok(appended);
         }
         // Relaxed: the queue's lock, which we hold, orders it: whoever takes the lock after us sees the count, and `abort_incomplete` takes every
@@ -239,12 +247,14 @@ impl<F: LockFamily> MutexAccumulator<F> {
             return Err(AppendError::Closed);
         }
         for record in records {
-            let Some(appended) = queue.try_append(record, &mut reply(), &self.codecs) else { break };
+            let Some(appended) = queue.try_append(record, record.payload_size(), &mut reply(), &self.codecs) else {
+                break;
+            };
             done.add(appended);
         }
         drop(queue);
         if done.accepted == before {
-            done.add(self.append_to(lane, partition, &records[0], reply(), max_block)?);
+            done.add(self.append_to(lane, partition, &records[0], records[0].payload_size(), reply(), max_block)?);
         }
         Ok(())
     }
@@ -281,7 +291,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
             drop(queue);
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = queue.try_append(record, &mut reply, &self.codecs) {
+        if let Some(appended) = queue.try_append(record, record.payload_size(), &mut reply, &self.codecs) {
             drop(queue);
             return Ok(appended);
         }
@@ -291,9 +301,10 @@ impl<F: LockFamily> MutexAccumulator<F> {
             (self.codecs.compression().codec(), self.codecs.open(&partition.estimate, BATCH_OVERHEAD));
         let mut batch = MutexBatch::open_with(partition.topic_partition.clone(), id, lease, now, codec, packed);
         self.incomplete.lock().insert(id, batch.watch());
-        let Some(Placed { future, .. }) = batch.place(record, &mut reply) else {
+        let Some(_) = batch.place(record, record.payload_size(), &mut reply) else {
             unreachable!("an empty batch takes any record (BATCH-02)")
         };
+        let future = batch.future_of_last(&reply, record.timestamp);
         let bytes = batch.estimated_size();
         let batch_is_full = !queue.sealed.is_empty() || batch.is_full();
         queue.open = Some(batch);
@@ -400,8 +411,8 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
         self.check(partition);
-        validate_record(record)?;
-        self.append_to(&partition.queue, partition, record, reply, max_block)
+        let payload = valid_payload_size(record)?;
+        self.append_to(&partition.queue, partition, record, payload, reply, max_block)
     }
 
     fn append_many(

@@ -16,7 +16,7 @@ use crate::accumulator::{Appended, AppendedMany, Appender};
 use crate::batch::Reply;
 use crate::error::AppendError;
 use crate::primitive::lock::LockFamily;
-use crate::record::{Record, validate_record};
+use crate::record::{Record, valid_payload_size};
 
 /// Deques by the addresses of their partitions, which their handles keep alive.
 type Lanes<F> =
@@ -68,10 +68,10 @@ impl<F: LockFamily> Appender for MutexAppender<F> {
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
         self.accumulator.check(partition);
-        validate_record(record)?;
+        let payload = valid_payload_size(record)?;
         let address = std::ptr::from_ref::<Partition<F>>(partition).addr();
         let (_, queue) = self.lanes.entry(address).or_insert_with(|| (partition.clone(), partition.add_lane()));
-        self.accumulator.append_to(queue, partition, record, reply, max_block)
+        self.accumulator.append_to(queue, partition, record, payload, reply, max_block)
     }
 
     fn append_many(

@@ -3,7 +3,7 @@
 //! Source: Kafka's `MemoryRecordsBuilder` (`hasRoomFor`, `appendDefaultRecord`, `isFull`, `closeForRecordAppends`) and `ProducerBatch.tryAppend`.
 
 use super::codec::{Packed, Stream};
-use crate::batch::{Completer, Contents, Grown, OpenBatch, Placed, Reply, SealedBatch, Watch};
+use crate::batch::{Completer, Contents, Grown, OpenBatch, Placed, RecordFuture, Reply, SealedBatch, Watch};
 use crate::error::TopicPartition;
 use crate::pool::Lease;
 use crate::primitive::clock::Instant;
@@ -37,19 +37,16 @@ pub struct MutexBatch {
 /// What a record will take in a batch.
 struct Fit {
     timestamp_delta: i64,
-    payload: usize,
     body: usize,
     size: usize,
 }
 
 impl MutexBatch {
     #[inline]
-    fn fit(&self, record: &Record<'_>) -> Fit {
-        let timestamp_delta =
-            if self.record_count == 0 { 0 } else { record.timestamp.wrapping_sub(self.base_timestamp) };
-        let payload = record.payload_size();
+    fn fit(&self, timestamp: i64, payload: usize) -> Fit {
+        let timestamp_delta = if self.record_count == 0 { 0 } else { timestamp.wrapping_sub(self.base_timestamp) };
         let body = body_size(self.record_count, timestamp_delta, payload);
-        Fit { timestamp_delta, payload, body, size: record_size_for_body(body) }
+        Fit { timestamp_delta, body, size: record_size_for_body(body) }
     }
 
     /// An empty batch in `lease` whose records go through `packed`, which is `codec`'s, if there is one.
@@ -76,10 +73,12 @@ impl MutexBatch {
         }
     }
 
-    /// As [`OpenBatch::try_append`]; takes the callback out of `reply` if the record has found room.
+    /// Appends `record`, whose payload has `payload` bytes, and takes the callback out of `reply`, if there is room. Its bytes.
+    ///
+    /// Its future is [`MutexBatch::future_of_last`]'s, made where it is to lie: handed up from here it would be read in larger pieces than it was written in a moment ago, and that stalls for a quarter of an append.
     #[inline]
-    pub(super) fn place(&mut self, record: &Record<'_>, reply: &mut Reply) -> Option<Placed> {
-        let Fit { timestamp_delta, payload, body, size } = self.fit(record);
+    pub(super) fn place(&mut self, record: &Record<'_>, payload: usize, reply: &mut Reply) -> Option<usize> {
+        let Fit { timestamp_delta, body, size } = self.fit(record.timestamp, payload);
         if !self.fits(size) {
             return None;
         }
@@ -105,8 +104,13 @@ impl MutexBatch {
         if let Some(callback) = reply.callback.take() {
             self.completer.on_completion(index, record.timestamp, callback);
         }
-        let future = reply.future.then(|| self.completer.future(index, record.timestamp));
-        Some(Placed { future, bytes: size })
+        Some(size)
+    }
+
+    /// The future of the record that was appended last, whose own time is `timestamp`, if `reply` asks for it.
+    #[inline]
+    pub(super) fn future_of_last(&mut self, reply: &Reply, timestamp: i64) -> Option<RecordFuture> {
+        reply.future.then(|| self.completer.future(self.record_count - 1, timestamp))
     }
 
     /// The first record gives the base timestamp (FMT-08). When it outgrows the lease, its bytes lie outside of the pool, and the lease stands for the
@@ -174,11 +178,14 @@ impl OpenBatch for MutexBatch {
     }
 
     fn try_append(&mut self, record: &Record<'_>, mut reply: Reply) -> Result<Placed, Reply> {
-        self.place(record, &mut reply).ok_or(reply)
+        match self.place(record, record.payload_size(), &mut reply) {
+            Some(bytes) => Ok(Placed { future: self.future_of_last(&reply, record.timestamp), bytes }),
+            None => Err(reply),
+        }
     }
 
     fn has_room_for(&self, record: &Record<'_>) -> bool {
-        self.fits(self.fit(record).size)
+        self.fits(self.fit(record.timestamp, record.payload_size()).size)
     }
 
     #[inline]
