@@ -30,12 +30,13 @@
 //!
 //! Source: Kafka's `TransactionManager`, `TxnPartitionMap`, `TxnPartitionEntry`; IDEM-01 to IDEM-17 without transactions.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::accumulator::DrainGate;
 use crate::batch::SealedBatch;
 use crate::broker::{ErrorCode, Fate, ProducerIdAndEpoch};
 use crate::error::TopicPartition;
+use crate::primitive::table::Table;
 use crate::record::{ProducerState, decrement_sequence, increment_sequence, sequence_is_after};
 
 /// Batches of a partition whose sequences a broker remembers (IDEM-07).
@@ -145,7 +146,7 @@ impl Partition {
 #[derive(Debug)]
 pub struct Idempotence {
     id: Id,
-    partitions: HashMap<TopicPartition, Partition>,
+    partitions: Table<TopicPartition, Partition>,
     /// Partitions in which a gap was found, and that have not begun again.
     gaps: Vec<TopicPartition>,
     fatal: Option<ErrorCode>,
@@ -153,7 +154,7 @@ pub struct Idempotence {
 
 impl Default for Idempotence {
     fn default() -> Self {
-        Self { id: Id::Needed, partitions: HashMap::new(), gaps: Vec::new(), fatal: None }
+        Self { id: Id::Needed, partitions: Table::default(), gaps: Vec::new(), fatal: None }
     }
 }
 

@@ -504,7 +504,9 @@ mod tests {
         let (lost, slow) =
             (faults.inject(Fault::lose_response()), faults.inject(Fault::delay(Duration::from_secs(1)).rate(1.0)));
         let failed = faults.inject(Fault::fail(ErrorCode::CorruptMessage).rate(1.0));
-        (0..3).for_each(|_| drop(faults.plan(&request)));
+        for _ in 0..3 {
+            faults.plan(&request);
+        }
         faults.failure(NodeId(0), &at(0), false);
         faults.clear();
         faults.plan(&request);
