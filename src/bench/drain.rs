@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::bare::BATCH;
 use super::load::{cpu_time, histogram, nanos};
 use super::verdict::{Comparison, Who};
@@ -18,7 +20,7 @@ use crate::primitive::clock::{Clock, SystemClock};
 use crate::record::Record;
 
 /// Partitions with data.
-const ACTIVE: usize = 16;
+pub(super) const ACTIVE: usize = 16;
 /// Partitions of a topic.
 const OF_TOPIC: usize = 100;
 
@@ -42,15 +44,25 @@ pub(super) fn scenarios(_: Mode) -> Vec<Scenario> {
             row::<ParkingLotAccumulator>("mutex-parking-lot of 1000", 1_000),
             row::<ParkingLotAccumulator>("mutex-parking-lot of 100000", most),
         ],
-        comparisons: vec![
-            Comparison::rate("lockfree of 1000", Who::Named("lockfree of 16")).at_least(1.0 / 1.3, 1.0 / 1.3),
-            Comparison::rate("lockfree of 100000", Who::Named("lockfree of 16")).at_least(1.0 / 1.3, 1.0 / 1.3),
-            Comparison::rate("lockfree of 16", Who::Fastest(&["mutex of 16", "mutex-parking-lot of 16"])),
-            Comparison::rate("lockfree of 1000", Who::Fastest(&["mutex of 1000", "mutex-parking-lot of 1000"])),
-            Comparison::rate("lockfree of 100000", Who::Fastest(&["mutex of 100000", "mutex-parking-lot of 100000"])),
-            Comparison::rate("mutex-parking-lot of 100000", Who::Named("mutex-parking-lot of 16")),
-        ],
+        comparisons: comparisons(None),
     }]
+}
+
+/// That cost follows no known partitions, and what it is by the twins': a rate of at least `floor` of theirs, if one is expected.
+pub(super) fn comparisons(floor: Option<f64>) -> Vec<Comparison> {
+    let flat = |name| Comparison::rate(name, Who::Named("lockfree of 16")).at_least(1.0 / 1.3, 1.0 / 1.3);
+    let by_twins = |name, twins| {
+        let rate = Comparison::rate(name, Who::Fastest(twins));
+        floor.map_or(rate, |floor| rate.at_least(floor, floor))
+    };
+    vec![
+        flat("lockfree of 1000"),
+        flat("lockfree of 100000"),
+        by_twins("lockfree of 16", &["mutex of 16", "mutex-parking-lot of 16"]),
+        by_twins("lockfree of 1000", &["mutex of 1000", "mutex-parking-lot of 1000"]),
+        by_twins("lockfree of 100000", &["mutex of 100000", "mutex-parking-lot of 100000"]),
+        Comparison::rate("mutex-parking-lot of 100000", Who::Named("mutex-parking-lot of 16")),
+    ]
 }
 
 fn row<A: Accumulator>(name: &'static str, known: usize) -> Impl {
@@ -64,17 +76,17 @@ fn row<A: Accumulator>(name: &'static str, known: usize) -> Impl {
     }
 }
 
-struct Drain<A: Accumulator> {
+/// An accumulator and a cluster that know many partitions, of which [`ACTIVE`] get data.
+pub(super) struct Known<A: Accumulator> {
     known: usize,
-    clock: Arc<SystemClock>,
-    accumulator: Arc<A>,
-    view: A::View,
-    cluster: Cluster,
+    pub(super) clock: Arc<SystemClock>,
+    pub(super) accumulator: Arc<A>,
+    pub(super) cluster: Arc<Cluster>,
     active: Vec<A::Partition>,
 }
 
-impl<A: Accumulator> Drain<A> {
-    fn new(known: usize) -> Self {
+impl<A: Accumulator> Known<A> {
+    pub(super) fn new(known: usize) -> (Self, A::View) {
         let clock = Arc::new(SystemClock::new());
         let config = AccumulatorConfig { linger: Duration::from_secs(3_600), ..AccumulatorConfig::default() };
         let (accumulator, view) = A::new(config, clock.clone());
@@ -83,44 +95,67 @@ impl<A: Accumulator> Drain<A> {
         let cluster = Cluster::single_node(NodeId(0), topics.iter().map(|topic| (&**topic, of_topic as i32)));
         let partitions: Vec<_> = cluster.led_by(NodeId(0)).iter().map(|one| accumulator.partition(one)).collect();
         let active = partitions.into_iter().step_by(known / ACTIVE).take(ACTIVE).collect();
-        Self { known, clock, accumulator, view, cluster, active }
+        (Self { known, clock, accumulator, cluster: Arc::new(cluster), active }, view)
+    }
+
+    /// Gives each active partition a full batch.
+    pub(super) fn fill(&self) {
+        let value = [b'x'; 100];
+        let record = Record { timestamp: 1_700_000_000_000, value: Some(&value), ..Record::default() };
+        for partition in &self.active {
+            let mut full = false;
+            while !full {
+                let appended = self.accumulator.append(partition, &record, Reply::IGNORE, Duration::ZERO);
+                full = appended.expect("there is memory for all of them").batch_is_full;
+            }
+        }
+    }
+
+    /// What a row has beside the common figures.
+    pub(super) fn extra(&self, elapsed: Duration, batches: u64) -> Map<String, Value> {
+        let per_batch = elapsed.as_nanos() as f64 / batches as f64;
+        [("known", self.known.into()), ("ns_per_batch", per_batch.into())]
+            .map(|(key, is)| (key.to_owned(), is))
+            .into_iter()
+            .collect()
+    }
+}
+
+struct Drain<A: Accumulator> {
+    known: Known<A>,
+    view: A::View,
+}
+
+impl<A: Accumulator> Drain<A> {
+    fn new(known: usize) -> Self {
+        let (known, view) = Known::new(known);
+        Self { known, view }
     }
 
     fn run(&mut self, task: &Task) -> Run {
-        let value = [b'x'; 100];
-        let record = Record { timestamp: 1_700_000_000_000, value: Some(&value), ..Record::default() };
         let (mut latency, mut elapsed, mut cpu, mut batches) = (histogram(), Duration::ZERO, Duration::ZERO, 0);
         while elapsed < task.time && batches < task.ops {
-            for partition in &self.active {
-                let mut full = false;
-                while !full {
-                    let appended = self.accumulator.append(partition, &record, Reply::IGNORE, Duration::ZERO);
-                    full = appended.expect("there is memory for all of them").batch_is_full;
-                }
-            }
-            let (before, cpu_before) = (self.clock.now(), cpu_time());
+            self.known.fill();
+            let (before, cpu_before) = (self.known.clock.now(), cpu_time());
             let mut drained = 0;
             while drained < ACTIVE as u64 {
                 drained += self.turn();
             }
-            let turn = self.clock.now().saturating_since(before);
+            let turn = self.known.clock.now().saturating_since(before);
             cpu += cpu_time().saturating_sub(cpu_before);
             latency += nanos(turn);
             elapsed += turn;
             batches += drained;
         }
-        let mut extra = serde_json::Map::new();
-        extra.insert("known".to_owned(), self.known.into());
-        extra.insert("ns_per_batch".to_owned(), (elapsed.as_nanos() as f64 / batches as f64).into());
-        Run { elapsed, ops: batches, cpu, latency, open: None, extra }
+        Run { elapsed, ops: batches, cpu, latency, open: None, extra: self.known.extra(elapsed, batches) }
     }
 
     /// Batches drained, completed and returned.
     fn turn(&mut self) -> u64 {
-        let now = self.clock.now();
-        let ready = self.view.ready(&self.cluster, now);
+        let now = self.known.clock.now();
+        let ready = self.view.ready(&self.known.cluster, now);
         let mut batches = 0;
-        for drained in self.view.drain(&self.cluster, &ready.nodes, 1 << 20, now) {
+        for drained in self.view.drain(&self.known.cluster, &ready.nodes, 1 << 20, now) {
             for batch in drained.batches {
                 debug_assert!(batch.size() > BATCH / 2, "it is about full");
                 batch.completion().complete(0, None).expect("completed once");
@@ -140,11 +175,11 @@ mod tests {
     #[test]
     fn a_turn_takes_a_full_batch_of_each_active_partition_and_no_more() {
         let mut drain = Drain::<LockFreeAccumulator>::new(1_600);
-        assert_eq!(drain.active.len(), ACTIVE);
+        assert_eq!(drain.known.active.len(), ACTIVE);
         let run = drain.run(&Task::of_ops(1, 64));
         assert_eq!((run.ops, run.latency.len()), (64, 4));
         assert_eq!(drain.turn(), 0, "what was begun behind a full batch waits for company");
-        let expected: &TopicPartition = &drain.cluster.led_by(NodeId(0))[1_500];
+        let expected: &TopicPartition = &drain.known.cluster.led_by(NodeId(0))[1_500];
         assert_eq!(*expected, TopicPartition::new("topic-15", 0));
     }
 }

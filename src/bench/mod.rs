@@ -27,6 +27,7 @@ pub mod machine;
 mod map;
 mod pool;
 pub mod rows;
+mod sender;
 pub mod verdict;
 
 use std::fmt;
@@ -200,6 +201,11 @@ pub const SUITES: &[Suite] = &[
         name: "drain",
         about: "ready, drain and complete, few of many partitions with data",
         scenarios: drain::scenarios,
+    },
+    Suite {
+        name: "sender",
+        about: "the whole of the sender for a batch, few of many partitions with data",
+        scenarios: sender::scenarios,
     },
 ];
 

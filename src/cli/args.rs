@@ -18,8 +18,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::bench::{Mode, Suite, suite};
+use crate::broker::Acks;
 use crate::record::codec::Compression;
 
+use super::faults::{self, FaultRate};
 use super::input::{Column, Header, Options, Records, Source};
 pub use values::{CORES, Core, CoreChoice, CoreError, CoreInfo, TopicError, find_core, validate_topic};
 
@@ -123,6 +125,16 @@ pub struct CompareArgs {
     /// Directory of the embedded broker's logs.
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
+    /// Who must have written a record before it is acknowledged: all or 1. With all the producer is idempotent.
+    #[arg(long, value_name = "ACKS", default_value = "all", value_parser = values::acks, allow_negative_numbers = true)]
+    #[serde(with = "values::acks_text")]
+    pub acks: Acks,
+    /// What the broker does wrong, such as slow,disconnect=0.1
+    #[arg(long, value_name = "KIND[=RATE],...", value_delimiter = ',', long_help = faults::help())]
+    pub faults: Vec<FaultRate>,
+    /// Seed of what is drawn for --faults: the n-th request meets the same. A core's rounds have the seeds N, N + 1, ...
+    #[arg(long, value_name = "N", default_value = "0", requires = "faults")]
+    pub seed: u64,
     /// Sizes and times.
     #[command(flatten)]
     pub tuning: Tuning,
@@ -314,6 +326,25 @@ impl CompareArgs {
     }
 
     fn check(&self) -> Result<(), String> {
+        match (self.acks, self.faults.is_empty()) {
+            (Acks::None, true) => {
+                return Err("--acks 0: without offsets in answers nothing can be found again".to_owned());
+            }
+            (Acks::None, false) => {
+                return Err(
+                    "--faults with --acks 0: what a faulty broker loses is lost, and nobody hears of it".to_owned()
+                );
+            }
+            (Acks::Leader, false) => {
+                return Err("--faults with --acks 1: only --acks all is idempotent, so that nothing is written twice"
+                    .to_owned());
+            }
+            (Acks::Leader, true) | (Acks::All, _) => {}
+        }
+        let kinds = || self.faults.iter().map(|fault| fault.kind);
+        if let Some((_, twice)) = kinds().enumerate().find(|(at, kind)| kinds().take(*at).any(|one| one == *kind)) {
+            return Err(format!("--faults has {twice} twice"));
+        }
         match (self.broker, &self.log_dir) {
             (Some(Broker::Dir), None) => Err("--broker dir needs --log-dir DIR".to_owned()),
             (Some(Broker::Memory | Broker::Drop), Some(_)) => {

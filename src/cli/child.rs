@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{Amount, Broker, CompareArgs, Core};
 use super::check::{Checker, Claimer, Verdict};
+use super::faults::{self, Counts, Injected};
 use super::input::{Block, BlockReader, Line};
 use super::log_dir::{self, Made};
 use super::stop::Stop;
@@ -103,6 +104,10 @@ pub(super) struct RunResult {
     pub(super) short_rows: u64,
     /// Whether it was asked to end early.
     pub(super) interrupted: bool,
+    /// Records sent again.
+    pub(super) retried: u64,
+    /// What the broker did wrong.
+    pub(super) faults: Counts,
     /// The first failure of a record, if one failed.
     pub(super) first_error: Option<String>,
 }
@@ -145,7 +150,11 @@ fn read_and_run() -> Result<RunResult> {
 pub(super) fn run<A: Accumulator>(spec: &Spec, stop: &Stop) -> Result<RunResult> {
     let Spec { args, core, round } = spec;
     let topic = format!("compare-{core}-{round}");
-    let config = super::producer_config(&args.tuning)?;
+    let mut config = super::producer_config(&args.tuning)?;
+    config.sender.acks = args.acks;
+    if !args.faults.is_empty() {
+        config.sender.request_timeout = faults::REQUEST_TIMEOUT;
+    }
     let options = args.options(super::max_line(&config));
     let cancel = options.cancel.clone();
     stop.then(move || cancel.cancel());
@@ -155,7 +164,8 @@ pub(super) fn run<A: Accumulator>(spec: &Spec, stop: &Stop) -> Result<RunResult>
     let stored = args.broker() != Broker::Drop;
     let checker = Arc::new(Checker::new(args.partitions, stored));
     let made = args.log_dir.as_deref().map(Made::before);
-    let broker = open_broker(args, Arc::clone(&checker))?;
+    let broker = open_broker(args, *round, Arc::clone(&checker))?;
+    let injected = Injected::new(broker.faults(), &args.faults);
     broker.ensure_topic(&topic, args.partitions)?;
     let targets: Vec<_> = (0..args.partitions).map(|number| TopicPartition::new(topic.as_str(), number)).collect();
     // A directory may hold an earlier comparison's records.
@@ -214,6 +224,8 @@ pub(super) fn run<A: Accumulator>(spec: &Spec, stop: &Stop) -> Result<RunResult>
         off_pool_peak_bytes: off_pool.peak,
         short_rows: reader.short_rows(),
         interrupted: stop.asked(),
+        retried: stats.retried,
+        faults: injected.counts(),
         ..RunResult::default()
     };
     let mut verdict = checker.verdict();
@@ -246,7 +258,7 @@ pub(super) fn run<A: Accumulator>(spec: &Spec, stop: &Stop) -> Result<RunResult>
     })
 }
 
-fn open_broker(args: &CompareArgs, checker: Arc<Checker>) -> Result<EmbeddedBroker> {
+fn open_broker(args: &CompareArgs, round: u32, checker: Arc<Checker>) -> Result<EmbeddedBroker> {
     let storage = match (args.broker(), &args.log_dir) {
         (Broker::Memory, _) => Storage::Memory,
         (Broker::Drop, _) => Storage::Drop,
@@ -256,7 +268,10 @@ fn open_broker(args: &CompareArgs, checker: Arc<Checker>) -> Result<EmbeddedBrok
     let observer =
         move |target: &TopicPartition, offset: i64, batch: &[u8]| checker.show(target.partition, offset, batch);
     let limit = super::max_uncompressed_bytes(&args.tuning);
-    let broker = EmbeddedBroker::builder().storage(storage).max_uncompressed_bytes(limit).observer(observer);
+    let mut broker = EmbeddedBroker::builder().storage(storage).max_uncompressed_bytes(limit).observer(observer);
+    if !args.faults.is_empty() {
+        broker = broker.nodes(faults::NODES).seed(args.seed.wrapping_add(u64::from(round) - 1));
+    }
     broker.open().map_err(log_dir::explain)
 }
 

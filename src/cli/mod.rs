@@ -7,6 +7,7 @@ pub mod check;
 mod child;
 mod compare;
 mod consume;
+mod faults;
 pub mod input;
 mod log_dir;
 mod produce;

@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use super::child::RunResult;
+use super::faults::Counts;
 
 /// All runs of a comparison.
 #[derive(Debug, Default)]
@@ -28,6 +29,12 @@ pub(super) struct CoreReport {
     compression_rate: f64,
     off_pool_peak_bytes: u64,
     peak_rss_bytes: u64,
+    /// With `--faults`: what the broker did wrong, by kind, over all rounds.
+    #[serde(skip_serializing_if = "Counts::is_empty")]
+    faults: Counts,
+    /// Records sent again because of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retried: Option<u64>,
 }
 
 /// The object that `--json` writes.
@@ -43,6 +50,9 @@ pub(super) struct Report {
     rounds: u32,
     bytes: u64,
     cores: Vec<CoreReport>,
+    /// With `--faults`: what the broker did wrong, by kind, to all cores.
+    #[serde(skip_serializing_if = "Counts::is_empty")]
+    faults: Counts,
     /// Median over the rounds of the lock-free core's rate by the strongest mutex's; null where only one kind of core was run.
     ratio_records_per_s: Option<f64>,
 }
@@ -57,6 +67,15 @@ fn median<T: Copy>(values: impl IntoIterator<Item = T>, order: impl Fn(&T, &T) -
     let mut values: Vec<T> = values.into_iter().collect();
     values.sort_by(order);
     values.get(values.len() / 2).copied()
+}
+
+/// What the broker did wrong in all of `runs`.
+fn injected<'a>(runs: impl Iterator<Item = &'a RunResult>) -> Counts {
+    let mut sum = Counts::new();
+    for (kind, count) in runs.flat_map(|run| &run.faults) {
+        *sum.entry(kind.clone()).or_default() += count;
+    }
+    sum
 }
 
 fn rate(run: &RunResult) -> f64 {
@@ -90,6 +109,7 @@ impl Comparison {
     fn core(&self, core: &str) -> CoreReport {
         let real = |of: fn(&RunResult) -> f64| median(self.runs_of(core).map(of), f64::total_cmp).unwrap_or(0.0);
         let whole = |of: fn(&RunResult) -> u64| median(self.runs_of(core).map(of), u64::cmp).unwrap_or(0);
+        let faults = injected(self.runs_of(core));
         CoreReport {
             core: core.to_owned(),
             records_per_s: real(rate),
@@ -104,6 +124,8 @@ impl Comparison {
             compression_rate: real(|run| run.compression_rate),
             off_pool_peak_bytes: self.runs_of(core).map(|run| run.off_pool_peak_bytes).max().unwrap_or(0),
             peak_rss_bytes: self.runs_of(core).map(|run| run.peak_rss_bytes).max().unwrap_or(0),
+            retried: (!faults.is_empty()).then(|| self.runs_of(core).map(|run| run.retried).sum()),
+            faults,
         }
     }
 
@@ -132,6 +154,7 @@ impl Comparison {
             rounds: self.runs.iter().map(|run| run.round).max().unwrap_or(0),
             bytes: sum(|run| run.bytes),
             cores: self.cores().into_iter().map(|core| self.core(core)).collect(),
+            faults: injected(self.runs.iter()),
             ratio_records_per_s: self.ratio(),
         }
     }
@@ -183,6 +206,11 @@ impl Comparison {
                 "lockfree by the strongest mutex: {ratio:.2} x the records/s (median of {} rounds)\n",
                 report.rounds
             );
+        }
+        for core in &report.cores {
+            let Some(retried) = core.retried else { continue };
+            let kinds: Vec<_> = core.faults.iter().map(|(kind, count)| format!("{kind} {}", grouped(*count))).collect();
+            text += &format!("{} met {}; records sent again: {}\n", core.core, kinds.join(", "), grouped(retried));
         }
         let short: u64 = self.runs.iter().map(|run| run.short_rows).sum();
         if short > 0 {

@@ -122,6 +122,12 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
         self.idempotence.as_ref()
     }
 
+    /// The same for tests that need what takes too long to reach.
+    #[doc(hidden)]
+    pub fn idempotence_mut(&mut self) -> Option<&mut Idempotence> {
+        self.idempotence.as_mut()
+    }
+
     /// One pass (SEND-01): produce, then poll at most `longest`.
     pub fn run_once(&mut self, longest: Duration) {
         let now = self.clock.now();

@@ -151,7 +151,7 @@ fn what_is_not_there_is_an_error_that_lists_what_is() {
         assert!(says.iter().all(|says| said.contains(says)), "{args:?}: {said}");
         assert!(dir.tree().is_empty(), "{args:?}");
     };
-    refuses(2, &["--suite", "pools"], &["'pools'", "[possible values: pool, append, map, drain]"]);
+    refuses(2, &["--suite", "pools"], &["'pools'", "[possible values: pool, append, map, drain, sender]"]);
     refuses(2, &[], &["--suite <NAME>"]);
     refuses(
         2,

@@ -7,6 +7,7 @@
 mod bench;
 mod compare;
 mod damage;
+mod faults;
 mod produce;
 mod refusals;
 mod signals;

@@ -9,6 +9,9 @@ use crate::rig::{BATCH, Rig, alone, assert_whole, in_order, led_by, memory, part
 use crate::support::{millis, on_every_core, tp};
 
 on_every_core![
+    gap_28_what_is_late_ends_by_its_deadline_in_the_lock_free_core,
+    gap_30_a_record_fails_once_and_passes_without_a_request_are_no_request,
+    send_07_a_batch_is_in_flight_until_it_is_answered_put_back_or_expired,
     send_08_queued_batches_expire_then_those_in_flight,
     send_08_expiry_is_to_the_millisecond,
     send_08_the_error_says_what_and_when,
@@ -247,4 +250,79 @@ fn gap_15_memory_of_what_a_broker_drops_returns_at_once<A: Accumulator>() {
     assert_eq!(results.len(), 2);
     assert!(results.iter().all(|(_, result)| matches!(result, Err(SendError::Aborted { .. }))), "{results:?}");
     assert_whole(&*accumulator);
+}
+
+fn gap_28_what_is_late_ends_by_its_deadline_in_the_lock_free_core<A: Accumulator>() {
+    let mut rig = Rig::<A>::new();
+    rig.script.set_ready(1, Err(millis(5_000)));
+    rig.push_noted(0, "a in flight");
+    let first = rig.send();
+    rig.advance(10);
+    rig.push_noted(1, "b queued");
+    rig.send_nothing();
+    rig.advance(10);
+    rig.push_noted(0, "c in flight");
+    let third = rig.send();
+    rig.advance(1_000);
+    rig.pass();
+    let by_deadline = ["a in flight", "b queued", "c in flight"];
+    let queued_first = ["b queued", "a in flight", "c in flight"];
+    assert_eq!(rig.results.names(), if A::NAME == "lockfree" { by_deadline } else { queued_first });
+    [first, third].into_iter().for_each(|request| rig.script.acknowledge(request));
+    rig.pass();
+    rig.assert_at_rest();
+}
+
+fn gap_30_a_record_fails_once_and_passes_without_a_request_are_no_request<A: Accumulator>() {
+    let mut rig = Rig::<A>::new();
+    let futures = [rig.push(0, "a"), rig.push(0, "b")];
+    let request = rig.send();
+    (0..5).for_each(|_| rig.send_nothing());
+    rig.advance(1_000);
+    rig.send_nothing();
+    assert!(futures.iter().all(|future| future.is_done()));
+    rig.refuse(request, ErrorCode::PolicyViolation);
+    rig.send_nothing();
+    let stats = rig.stats();
+    assert_eq!((stats.failed, stats.completed, stats.requests, stats.records), (2, 0, 1, 2));
+    assert!((stats.records_per_request() - 2.0).abs() < f64::EPSILON, "{stats:?}");
+    rig.assert_at_rest();
+}
+
+fn send_07_a_batch_is_in_flight_until_it_is_answered_put_back_or_expired<A: Accumulator>() {
+    let mut rig = Rig::<A>::new();
+    for (code, again) in [
+        (ErrorCode::None, 0),
+        (ErrorCode::PolicyViolation, 0),
+        (ErrorCode::NotEnoughReplicas, 1),
+        // In parts, each a batch of its own.
+        (ErrorCode::MessageTooLarge, 2),
+    ] {
+        let futures = [rig.push(0, "a"), rig.push(0, "b")];
+        let request = rig.send();
+        assert_eq!(rig.sender.in_flight(), 1, "{code}");
+        rig.refuse(request, code);
+        assert_eq!(rig.sender.in_flight(), 0, "{code}");
+        rig.advance(100);
+        for left in (0..again).rev() {
+            let request = rig.send();
+            assert_eq!(rig.sender.in_flight(), 1, "{code}");
+            rig.acknowledge(request);
+            assert_eq!(futures.iter().all(|future| future.is_done()), left == 0, "{code}");
+        }
+        rig.assert_at_rest();
+    }
+    // In the order of their drains, and by themselves.
+    rig.push_noted(0, "first");
+    let first = rig.send();
+    rig.advance(500);
+    rig.push_noted(0, "second");
+    let second = rig.send();
+    assert_eq!(rig.sender.in_flight(), 2);
+    rig.advance(500);
+    rig.pass();
+    assert_eq!((rig.sender.in_flight(), rig.results.names()), (1, vec!["first".to_owned()]));
+    [first, second].into_iter().for_each(|request| rig.script.acknowledge(request));
+    rig.pass();
+    rig.assert_at_rest();
 }

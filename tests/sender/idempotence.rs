@@ -6,13 +6,16 @@ use unlatched::error::SendError;
 use unlatched::record::ProducerState;
 use unlatched::sender::{IdempotenceConflict, SenderConfig};
 
-use crate::rig::{Rig, assert_whole, contents, idempotent, memory, partitions, refused, requests};
+use crate::rig::{Rig, assert_whole, contents, idempotent, led_by, memory, partitions, refused, requests};
 use crate::support::{millis, on_every_core, tp};
 
 on_every_core![
     acc_29_a_refused_partition_is_skipped_by_the_lock_free_core_alone,
     acc_35_retries_go_back_in_the_order_of_their_sequences,
     gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresolved,
+    gap_26_sequences_go_round_without_a_mark,
+    gap_33_five_of_a_partition_are_five_also_over_two_nodes,
+    gap_36_what_waits_for_a_new_id_is_stamped_with_it,
     gap_33_a_window_of_five_is_not_slid_past_a_batch_that_keeps_being_lost,
     idem_01_what_is_wished_and_cannot_be_is_an_error,
     idem_02_nothing_goes_before_there_is_an_id,
@@ -25,7 +28,10 @@ on_every_core![
     send_04_no_more_requests_to_a_node_than_may_be_in_flight,
     idem_05_sequences_count_records,
     idem_06_answers_out_of_order_never_lower_what_was_acknowledged,
+    idem_07_five_batches_of_a_partition_are_with_the_broker_and_no_more,
     idem_08_while_a_batch_is_tried_again_it_goes_alone,
+    idem_09_a_new_batch_waits_for_those_of_an_older_epoch,
+    idem_13_what_expires_between_its_attempts_leaves_its_partition_unresolved,
     idem_10_out_of_order_of_the_next_batch_raises_the_epoch,
     idem_10_out_of_order_of_a_later_batch_is_waited_out,
     idem_10_a_forgotten_producer_begins_again,
@@ -588,5 +594,138 @@ fn send_04_no_more_requests_to_a_node_than_may_be_in_flight<A: Accumulator>() {
     let third = rig.send();
     assert_eq!(partitions(&third), [4], "an answer makes room");
     [sent.remove(0), other, third].into_iter().for_each(|request| rig.acknowledge(request));
+    rig.assert_at_rest();
+}
+
+fn idem_07_five_batches_of_a_partition_are_with_the_broker_and_no_more<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    let mut requests = rig.send_each(&["a", "b", "c", "d", "e"]);
+    rig.push_noted(0, "f");
+    rig.send_nothing();
+    rig.acknowledge(requests.remove(0));
+    let sixth = rig.send();
+    assert_eq!((name(&sixth), stamps(&sixth)), ("f".into(), vec![(1, 0, 6)]));
+    requests.into_iter().chain([sixth]).for_each(|request| rig.script.acknowledge(request));
+    rig.pass();
+    rig.assert_at_rest();
+    // More than a broker remembers is no configuration of an idempotent producer.
+    let six = SenderConfig { max_in_flight: 6, ..idempotent() };
+    assert_eq!(six.idempotence(), Err(IdempotenceConflict::InFlight(6)));
+}
+
+fn gap_33_five_of_a_partition_are_five_also_over_two_nodes<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    let mut requests = rig.send_each(&["a", "b", "c"]);
+    rig.script.set_cluster(led_by(&[Some(1)]));
+    requests.extend(rig.send_each(&["d", "e"]));
+    assert_eq!(requests.iter().map(|request| request.node.0).collect::<Vec<_>>(), [0, 0, 0, 1, 1]);
+    rig.push_noted(0, "f");
+    rig.send_nothing();
+    requests.into_iter().for_each(|request| rig.script.acknowledge(request));
+    rig.pass();
+    assert_eq!(rig.drain_all(), [("f".to_owned(), (1, 0, 6))]);
+    rig.assert_at_rest();
+}
+
+fn idem_09_a_new_batch_waits_for_those_of_an_older_epoch<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    rig.push_noted(2, "x");
+    let request = rig.send();
+    rig.acknowledge(request);
+    rig.push_noted(2, "y");
+    let old = rig.send();
+    // A gap in partition 0 raises the epoch.
+    let request = rig.send_each(&["a"]).remove(0);
+    rig.refuse(request, ErrorCode::InvalidRecord);
+    rig.send_nothing();
+    rig.push_noted(2, "z");
+    rig.send_nothing();
+    assert_eq!(stamps(&old), [(1, 0, 1)]);
+    rig.acknowledge(old);
+    assert_eq!(rig.drain_all(), [("z".to_owned(), (1, 1, 0))]);
+    rig.assert_at_rest();
+}
+
+fn idem_13_what_expires_between_its_attempts_leaves_its_partition_unresolved<A: Accumulator>() {
+    for written in [true, false] {
+        let mut rig = Rig::<A>::known();
+        let first = rig.send_each(&["a"]).remove(0);
+        rig.advance(500);
+        let second = rig.send_each(&["b"]).remove(0);
+        rig.advance(450);
+        rig.script.end(first, Outcome::Disconnected);
+        rig.pass();
+        rig.advance(50);
+        rig.send_nothing();
+        assert_eq!(rig.results.names(), ["a"], "it expired in the queue, and may have been written");
+        assert!(rig.sender.idempotence().unwrap().is_unresolved(&tp(0)));
+        rig.push_noted(0, "c");
+        rig.send_nothing();
+        if written {
+            rig.acknowledge(second);
+            assert_eq!(rig.drain_all(), [("c".to_owned(), (1, 0, 3))], "the next one shows that it was");
+        } else {
+            rig.refuse(second, ErrorCode::OutOfOrderSequenceNumber);
+            rig.advance(100);
+            let expected = [("b".to_owned(), (1, 1, 0)), ("c".to_owned(), (1, 1, 1))];
+            assert_eq!(rig.drain_all(), expected, "the next one shows that it was not");
+        }
+        assert!(!rig.sender.idempotence().unwrap().is_unresolved(&tp(0)));
+        rig.assert_at_rest();
+    }
+}
+
+fn gap_26_sequences_go_round_without_a_mark<A: Accumulator>() {
+    const MAX: i32 = i32::MAX;
+    let mut rig = Rig::<A>::known();
+    rig.sender.idempotence_mut().unwrap().skip_to(&tp(0), MAX - 1);
+    let requests = rig.send_each(&["a", "b", "c"]);
+    assert_eq!(requests.iter().flat_map(stamps).collect::<Vec<_>>(), [(1, 0, MAX - 1), (1, 0, MAX), (1, 0, 0)]);
+    let acked = |rig: &Rig<A>| rig.sender.idempotence().unwrap().last_acked_sequence(&tp(0));
+    let [first, second, third] = requests.try_into().unwrap();
+    rig.acknowledge(third);
+    assert_eq!(acked(&rig), Some(0), "0 comes after {MAX}");
+    // The later one comes back first: both go again in their order, before what is new.
+    rig.script.refuse(second, ErrorCode::NotEnoughReplicas);
+    rig.script.refuse(first, ErrorCode::NotEnoughReplicas);
+    rig.pass();
+    rig.push_noted(0, "d");
+    rig.advance(100);
+    let expected = [("a", MAX - 1), ("b", MAX), ("d", 1)].map(|(name, base)| (name.to_owned(), (1, 0, base)));
+    assert_eq!(rig.drain_all(), expected);
+    assert_eq!(acked(&rig), Some(1), "and what was acknowledged is never lowered");
+    // A batch that has the turn in its midst.
+    rig.sender.idempotence_mut().unwrap().skip_to(&tp(0), MAX);
+    let futures = [rig.push(0, "e"), rig.push(0, "f"), rig.push(0, "g")];
+    let request = rig.send();
+    assert_eq!(stamps(&request), [(1, 0, MAX)]);
+    rig.acknowledge(request);
+    assert_eq!((acked(&rig), rig.sender.idempotence().unwrap().next_sequence(&tp(0))), (Some(1), 2));
+    assert!(futures.iter().all(|future| future.is_done()));
+    rig.assert_at_rest();
+}
+
+/// Kafka gives what is in flight no id then, and sends it so.
+fn gap_36_what_waits_for_a_new_id_is_stamped_with_it<A: Accumulator>() {
+    let mut rig = Rig::<A>::with(memory(), idempotent());
+    rig.script.next_id(Some(Ok(ProducerIdAndEpoch { id: 9, epoch: i16::MAX })));
+    rig.script.next_id(None);
+    rig.send_nothing();
+    let request = rig.send_each(&["first"]).remove(0);
+    rig.acknowledge(request);
+    let mut requests = rig.send_each(&["a", "b"]);
+    rig.refuse(requests.remove(0), ErrorCode::OutOfOrderSequenceNumber);
+    rig.advance(100);
+    rig.send_nothing();
+    assert_eq!(rig.sender.idempotence().unwrap().producer().unwrap().id, 9, "b is still with the broker");
+    rig.refuse(requests.remove(0), ErrorCode::OutOfOrderSequenceNumber);
+    rig.push_noted(0, "c");
+    rig.advance(100);
+    rig.send_nothing();
+    assert_eq!(rig.sender.idempotence().unwrap().producer(), None);
+    rig.script.give_id(Ok(ProducerIdAndEpoch::new(10)));
+    rig.pass();
+    let expected = [("a", 0), ("b", 1), ("c", 2)].map(|(name, base)| (name.to_owned(), (10, 0, base)));
+    assert_eq!(rig.drain_all(), expected);
     rig.assert_at_rest();
 }

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use super::bell::Bells;
 use crate::broker::{ErrorCode, NodeId, ProduceRequest};
 use crate::error::TopicPartition;
+use crate::primitive::atomic::AtomicU64;
+use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::random::Random;
 
@@ -31,6 +33,8 @@ enum Effect {
     },
     Delay(Duration),
     UnsupportedVersion,
+    MoveLeader,
+    Restart(Duration),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,16 +103,27 @@ impl Fault {
         Self::new(Effect::UnsupportedVersion)
     }
 
+    /// As a request comes in, the lead of one of its partitions, drawn evenly, moves to the node with the next number, the first after the last: the batch is answered
+    /// `NOT_LEADER_OR_FOLLOWER`. With one node nothing moves.
+    pub fn move_leader() -> Self {
+        Self::new(Effect::MoveLeader)
+    }
+
+    /// The node is restarted as a request comes in, which is not written: see [`Faults::restart`].
+    pub fn restart(downtime: Duration) -> Self {
+        Self::new(Effect::Restart(downtime))
+    }
+
     /// An answer comes `by` later, and later ones may overtake it.
     pub fn delay(by: Duration) -> Self {
         Self::new(Effect::Delay(by))
     }
 
-    /// It happens after the batches have been written, and not before. Changes nothing for a delay or an unsupported version.
+    /// It happens after the batches have been written, and not before. Changes nothing for a delay, an unsupported version, a moved leader or a restart.
     pub fn after_writing(mut self) -> Self {
         match &mut self.effect {
             Effect::Fail { written, .. } | Effect::Lose { written } | Effect::Disconnect { written } => *written = true,
-            Effect::Delay(_) | Effect::UnsupportedVersion => {}
+            Effect::Delay(_) | Effect::UnsupportedVersion | Effect::MoveLeader | Effect::Restart(_) => {}
         }
         self
     }
@@ -184,6 +199,8 @@ pub(super) struct Plan {
     pub(super) latency: Duration,
     /// How much later still, out of order.
     pub(super) delay: Option<Duration>,
+    /// The batch whose partition gets another leader first.
+    pub(super) moved: Option<usize>,
 }
 
 /// A failure drawn for a batch.
@@ -215,11 +232,35 @@ pub(super) struct NodeState {
     pub(super) silent: Option<Option<Instant>>,
 }
 
+/// How often an injected fault has struck. Cheap to clone; it goes on counting when the faults are cleared and others injected.
+#[derive(Debug, Clone)]
+pub struct Struck(Arc<AtomicU64>);
+
+impl Struck {
+    /// So often until now.
+    pub fn count(&self) -> u64 {
+        // Relaxed: a number to look at. Nothing is read through it.
+        self.0.load(Relaxed)
+    }
+
+    fn add(&self) {
+        // Relaxed: see `count`.
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+/// A fault, and how often it has struck.
+#[derive(Debug)]
+struct Rule {
+    fault: Fault,
+    struck: Struck,
+}
+
 struct Inner {
     random: Random,
     latency: Duration,
     jitter: Duration,
-    rules: VecDeque<Fault>,
+    rules: VecDeque<Rule>,
     nodes: HashMap<NodeId, Node>,
 }
 
@@ -249,9 +290,11 @@ impl Faults {
         (inner.latency, inner.jitter) = (fixed, jitter);
     }
 
-    /// Adds a fault. Of several that fit, the one added first strikes.
-    pub fn inject(&self, fault: Fault) {
-        self.inner.lock().rules.push_back(fault);
+    /// Adds a fault. Of several that fit, the one added first strikes. What is returned counts how often it does.
+    pub fn inject(&self, fault: Fault) -> Struck {
+        let struck = Struck(Arc::new(AtomicU64::new(0)));
+        self.inner.lock().rules.push_back(Rule { fault, struck: struck.clone() });
+        struck
     }
 
     /// Ends latency, silence and downtimes, and takes back every fault not used up.
@@ -293,11 +336,7 @@ impl Faults {
     /// `node` is restarted: its connections break as by [`Faults::break_connections`], and for `downtime` whoever connects is disconnected at once. Its logs and what it
     /// knows of producers are as before.
     pub fn restart(&self, node: NodeId, downtime: Duration) {
-        let until = self.clock.now().saturating_add(downtime);
-        let mut inner = self.inner.lock();
-        let node = inner.nodes.entry(node).or_default();
-        (node.breaks, node.down_until) = (node.breaks + 1, until);
-        drop(inner);
+        self.inner.lock().restart(node, self.clock.now().saturating_add(downtime));
         self.bells.ring();
     }
 
@@ -317,40 +356,59 @@ impl Faults {
             plan.latency = plan.latency.saturating_add(Duration::from_nanos(inner.random.below(jitter)));
         }
         let of_request = |effect| !matches!(effect, Effect::Fail { .. });
-        let struck = inner.rules.iter_mut().find_map(|rule| {
-            let strikes = of_request(rule.effect) && rule.fits_request(request) && rule.strikes(&mut inner.random);
-            strikes.then_some(rule.effect)
-        });
-        match struck {
+        match inner.strike(|fault| of_request(fault.effect) && fault.fits_request(request)) {
             Some(Effect::Lose { written }) => plan.fate = Fate::Lost { written },
             Some(Effect::Disconnect { written }) => plan.fate = Fate::Disconnected { written },
             Some(Effect::Delay(by)) => plan.delay = Some(by),
             Some(Effect::UnsupportedVersion) => plan.fate = Fate::UnsupportedVersion,
+            Some(Effect::MoveLeader) => {
+                let batches = request.batches.len() as u64;
+                plan.moved = (batches > 0).then(|| inner.random.below(batches) as usize);
+            }
+            Some(Effect::Restart(downtime)) => {
+                plan.fate = Fate::Disconnected { written: false };
+                inner.restart(request.node, self.clock.now().saturating_add(downtime));
+                // Other clients' connections break, too.
+                self.bells.ring();
+            }
             Some(Effect::Fail { .. }) | None => {}
         }
-        inner.forget_used_up(struck.is_some());
         plan
     }
 
     /// Draws whether a batch that would be accepted, as one that was written before if `again`, fails.
     pub(super) fn failure(&self, node: NodeId, topic_partition: &TopicPartition, again: bool) -> Option<Failure> {
-        let inner = &mut *self.inner.lock();
-        let struck = inner.rules.iter_mut().find_map(|rule| {
-            let Effect::Fail { code, written } = rule.effect else { return None };
-            let of_duplicates = code == Some(ErrorCode::DuplicateSequenceNumber);
-            let strikes = of_duplicates == again && rule.fits(node, topic_partition) && rule.strikes(&mut inner.random);
-            strikes.then_some(Failure { code, written })
-        });
-        inner.forget_used_up(struck.is_some());
-        struck
+        let fits = |fault: &Fault| match fault.effect {
+            Effect::Fail { code, .. } => {
+                let of_duplicates = code == Some(ErrorCode::DuplicateSequenceNumber);
+                of_duplicates == again && fault.fits(node, topic_partition)
+            }
+            _ => false,
+        };
+        match self.inner.lock().strike(fits)? {
+            Effect::Fail { code, written } => Some(Failure { code, written }),
+            _ => None,
+        }
     }
 }
 
 impl Inner {
-    fn forget_used_up(&mut self, struck: bool) {
-        if struck {
-            self.rules.retain(|rule| rule.occurrence != Occurrence::Next(0));
+    /// The first fault that fits and strikes now.
+    fn strike(&mut self, fits: impl Fn(&Fault) -> bool) -> Option<Effect> {
+        let Self { rules, random, .. } = self;
+        let at = rules.iter_mut().position(|rule| fits(&rule.fault) && rule.fault.strikes(random))?;
+        let Rule { fault, struck } = &rules[at];
+        struck.add();
+        let effect = fault.effect;
+        if fault.occurrence == Occurrence::Next(0) {
+            rules.remove(at);
         }
+        Some(effect)
+    }
+
+    fn restart(&mut self, node: NodeId, until: Instant) {
+        let node = self.nodes.entry(node).or_default();
+        (node.breaks, node.down_until) = (node.breaks + 1, until);
     }
 }
 
@@ -437,5 +495,37 @@ mod tests {
         faults.inject(Fault::disconnect().after_writing());
         let fates = [(); 3].map(|()| faults.plan(&request).fate);
         assert_eq!(fates, [Fate::Lost { written: true }, Fate::Disconnected { written: true }, Fate::Answered]);
+    }
+
+    #[test]
+    fn fault_strikes_are_counted_one_by_one_also_after_the_faults_are_cleared() {
+        let faults = faults(0);
+        let request = request(0, &[&at(0)]);
+        let (lost, slow) =
+            (faults.inject(Fault::lose_response()), faults.inject(Fault::delay(Duration::from_secs(1)).rate(1.0)));
+        let failed = faults.inject(Fault::fail(ErrorCode::CorruptMessage).rate(1.0));
+        for _ in 0..3 {
+            faults.plan(&request);
+        }
+        faults.failure(NodeId(0), &at(0), false);
+        faults.clear();
+        faults.plan(&request);
+        assert_eq!((lost.count(), slow.count(), failed.count()), (1, 2, 1));
+    }
+
+    #[test]
+    fn fault_restart_takes_its_node_away_and_a_move_is_of_a_partition_in_the_request() {
+        let clock = ManualClock::at(0);
+        let faults = Faults::new(0, clock.clone(), Bells::default());
+        let request = request(0, &[&at(0), &at(1)]);
+        faults.inject(Fault::restart(Duration::from_millis(5)));
+        assert_eq!(faults.plan(&request).fate, Fate::Disconnected { written: false });
+        let away = |faults: &Faults| faults.state(NodeId(0), crate::primitive::clock::Clock::now(&*clock));
+        assert_eq!(away(&faults), NodeState { breaks: 1, down: true, silent: None });
+        clock.advance(Duration::from_millis(5));
+        assert!(!away(&faults).down);
+        faults.inject(Fault::move_leader().rate(1.0));
+        let moved: Vec<_> = (0..32).map(|_| faults.plan(&request).moved.unwrap()).collect();
+        assert!(moved.contains(&0) && moved.contains(&1) && moved.iter().all(|at| *at < 2), "{moved:?}");
     }
 }

@@ -73,7 +73,7 @@ pub use connection::Connection;
 pub use consumer::{Batches, ConsumedRecord, Consumer, Records};
 pub use directory::{Directory, RecoveryReport};
 pub use error::{BatchFault, EmbeddedError, ReadError, StorageError};
-pub use fault::{Fault, Faults};
+pub use fault::{Fault, Faults, Struck};
 pub use log::{Corruption, Cut, Fsync};
 pub use server::{Observer, Stats};
 

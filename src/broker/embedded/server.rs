@@ -367,6 +367,15 @@ impl Server {
         Ok(())
     }
 
+    /// Moves a partition to the node with the next number, if it has a leader.
+    fn move_leader(&self, at: &TopicPartition) {
+        let Some(partition) = self.partition(at) else { return };
+        let Some(NodeId(leader)) = partition.state.lock().leader else { return };
+        let next = NodeId((leader + 1) % self.settings.nodes);
+        // Node and partition are there: nothing to refuse.
+        let _ = self.set_leader(at, Some(next));
+    }
+
     /// Makes a new snapshot. Topics by name, so that equal histories give equal snapshots. With `admin` held, or before anybody else is there.
     fn publish_cluster(&self) {
         let mut topics: Vec<_> = self.topics.iter().map(|entry| (entry.key().clone(), entry.value().clone())).collect();
@@ -451,6 +460,9 @@ impl Server {
     /// Decides about a whole request, with the faults that are due.
     pub(super) fn handle(&self, request: &ProduceRequest) -> Handled {
         let plan = self.faults.plan(request);
+        if let Some(batch) = plan.moved.and_then(|at| request.batches.get(at)) {
+            self.move_leader(batch.topic_partition());
+        }
         let unwritten = matches!(
             plan.fate,
             Fate::Lost { written: false } | Fate::Disconnected { written: false } | Fate::UnsupportedVersion

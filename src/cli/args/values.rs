@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::SUITES;
+use crate::broker::Acks;
 
 /// An implementation of the producer's memory path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -278,6 +279,36 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|s: &f64| (0.001..=86_400.0).contains(s))
         .ok_or_else(|| "give a number of seconds from 0.001 to 86400".to_owned())
+}
+
+/// `acks`, by Kafka's words.
+pub(super) fn acks(text: &str) -> Result<Acks, &'static str> {
+    match text {
+        "all" | "-1" => Ok(Acks::All),
+        "1" => Ok(Acks::Leader),
+        "0" => Ok(Acks::None),
+        _ => Err("give all, 1 or 0"),
+    }
+}
+
+/// `acks` as JSON has it: as the command line does.
+pub(super) mod acks_text {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::broker::Acks;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Acks, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match value {
+            Acks::All => "all",
+            Acks::Leader => "1",
+            Acks::None => "0",
+        })
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Acks, D::Error> {
+        super::acks(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 /// A compression as JSON has it: as the command line does.
