@@ -27,6 +27,8 @@ pub use completion::{
 };
 pub use compressor::Compressor;
 pub(crate) use foreign::contain;
+#[cfg(feature = "testing")]
+pub(crate) use foreign::swap_callbacks;
 pub use foreign::{in_callback, refuse_in_callback};
 pub use off_pool::{Held, OffPool, OffPoolSnapshot};
 pub use sealed::{Contents, Grown, Rank, SealedBatch};

@@ -11,6 +11,8 @@ pub mod input;
 mod log_dir;
 mod produce;
 mod report;
+#[cfg(feature = "testing")]
+mod simulate;
 mod stop;
 
 use std::fmt;
@@ -50,6 +52,8 @@ pub fn main() -> ExitCode {
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "testing")]
+        Command::Simulate(args) => simulate::run(&args),
     };
     done.unwrap_or_else(|error| {
         note(format_args!("error: {}", told(&error)));

@@ -315,6 +315,16 @@ impl Sim {
     }
 }
 
+/// The number of the calling task among those of its simulation, from 0; `None` if the caller is no task.
+pub(crate) fn task() -> Option<usize> {
+    here().map(|(_, index)| index)
+}
+
+/// Whether the caller is a task of a simulation.
+pub(crate) fn is_task() -> bool {
+    task().is_some()
+}
+
 /// Adds a task to the simulation that the calling task belongs to.
 ///
 /// # Panics
@@ -463,8 +473,11 @@ impl Kernel {
             }
             yielder
         };
+        // What a thread keeps of itself is the task's, and goes with it.
+        let in_callbacks = crate::batch::swap_callbacks(0);
         // SAFETY: Y1: set before the task's closure, whose code this is; Y2: `index` is the current task, so we run on its coroutine.
         unsafe { (*yielder).suspend(()) };
+        crate::batch::swap_callbacks(in_callbacks);
     }
 
     fn sleep(&self, index: usize, at: Step, duration: Duration) {

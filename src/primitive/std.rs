@@ -83,9 +83,13 @@ pub mod thread {
     pub use std::thread::yield_now;
     pub use std::thread::{Builder, JoinHandle, panicking, sleep, spawn};
 
-    /// The calling thread's number: threads are numbered in the order in which they first ask.
+    /// The calling thread's number: threads are numbered in the order in which they first ask. A task of a simulation has a number of its own.
     #[inline]
     pub fn ordinal() -> usize {
+        #[cfg(feature = "testing")]
+        if let Some(task) = crate::primitive::sim::task() {
+            return task;
+        }
         use std::cell::Cell;
         use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
