@@ -112,11 +112,11 @@ pub mod thread {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
 
-    /// Gives the processor away; inside a simulation, a scheduling point.
+    /// Gives the processor away; inside a simulation, a little of its time, since whoever yields in a loop waits for what only time may bring.
     #[cfg(feature = "testing")]
     #[inline]
     pub fn yield_now() {
-        if !crate::primitive::sim::pass("yield") {
+        if !crate::primitive::sim::give_way() {
             std::thread::yield_now();
         }
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::plan::{Effect, Item, Setup};
 use super::tally::Tally;
-use crate::batch::SealedBatch;
+use crate::batch::{FinalState, SealedBatch};
 use crate::broker::embedded::Producers;
 use crate::broker::{
     Acks, Broker, Cluster, ErrorCode, Leader, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse,
@@ -604,6 +604,14 @@ impl Broker for SimBroker {
         let deadline = self.clock.now().saturating_add(timeout);
         loop {
             let left = self.look(|world, now| {
+                let failed = |batch: &SealedBatch| batch.completion().final_state() == Some(FinalState::Failed);
+                let expired = |response: &Response| match response {
+                    Response::Produce(response) => response.request.batches.iter().any(failed),
+                    Response::InitProducerId(_) => false,
+                };
+                if world.responses.iter().any(expired) {
+                    world.tally.fault("expired-in-flight");
+                }
                 responses.append(&mut world.responses);
                 if std::mem::take(&mut world.news) || !responses.is_empty() || now >= deadline {
                     return None;

@@ -128,6 +128,9 @@ pub(super) fn run<A: Accumulator>(plan: &Plan, leaves_out: &dyn Fn(usize) -> boo
             trace = report.trace;
             tally.steps = report.steps;
             ledger.check(setup, world.logs());
+            if setup.has_time() && items.iter().all(Item::is_harmless) && ledger.expired() > 0 {
+                wrong.push("records expired, though nothing went wrong and there was time".to_owned());
+            }
             let (pool, off_pool) = (accumulator.pool(), accumulator.off_pool());
             if !pool.is_conserved() || pool.available() != pool.total || pool.leased != 0 {
                 wrong.push(format!("the pool is not whole: {pool:?}"));
@@ -143,6 +146,9 @@ pub(super) fn run<A: Accumulator>(plan: &Plan, leaves_out: &dyn Fn(usize) -> boo
     wrong.append(&mut ledger.wrong);
     (tally.records, tally.acked, tally.failed_records) = ledger.counts();
     tally.histories = 1;
+    if ledger.closes > 0 {
+        tally.fault("close-in-callback");
+    }
     if ledger.expired() > 0 {
         tally.fault("delivery-timeout");
     }
@@ -218,8 +224,10 @@ impl<A: Accumulator> Scene<A> {
             Hears::Callback => Reply::callback(note),
             Hears::CallbackCloses => {
                 let sender: Weak<SenderHandle<A>> = Arc::downgrade(&self.sender);
+                let closes = Arc::clone(&self.ledger);
                 Reply::callback(move |result| {
                     note(result);
+                    closes.lock().closes += 1;
                     if let Some(sender) = sender.upgrade() {
                         let _ = sender.close(Duration::from_secs(1));
                     }

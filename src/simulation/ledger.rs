@@ -10,6 +10,7 @@
 //!   flight per partition, among what was acknowledged, by the acknowledged offsets: a request that was given up may be done late, and then a record that failed, or a second copy, stands anywhere. With several in flight and no
 //!   idempotence nothing is promised. When a broker forgets a producer the promise stands: it refuses what it does not know until that begins again.
 //! - **No duplicates, no gaps.** With idempotence a record stands in the log once, and of each id and epoch the sequences begin with 0 and follow each other.
+//! - **Liveness.** Where nothing goes wrong, nobody is stopped, and the delivery timeout is a hundred round trips, nothing expires: a partition that stays muted shows so.
 //! - **Memory** (L1, L2). At the end, every request having come back, every byte is in the pool, nothing is in the books, and nothing is counted outside of the pool.
 
 use std::collections::{BTreeMap, HashMap};
@@ -66,6 +67,8 @@ impl Entry {
 pub(super) struct Ledger {
     pub(super) entries: Vec<Entry>,
     moment: u64,
+    /// Closes in callbacks.
+    pub(super) closes: u64,
     pub(super) wrong: Vec<String>,
 }
 

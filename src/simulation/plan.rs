@@ -79,6 +79,13 @@ pub(super) enum Item {
     Id { number: u64, code: ErrorCode },
 }
 
+impl Item {
+    /// Whether it keeps nobody from his work.
+    pub(super) fn is_harmless(&self) -> bool {
+        matches!(self, Self::Append { stop: None, hears: Hears::Nobody | Hears::Future | Hears::Callback, .. } | Self::Flush { .. })
+    }
+}
+
 /// What happens to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -316,6 +323,15 @@ impl Setup {
             says_duplicate: draw.chance(30),
             ghosts: !wishes_idempotence && draw.chance(50),
         }
+    }
+
+    /// Whether a cluster in which nothing goes wrong answers everything long before it expires.
+    pub(super) fn has_time(&self) -> bool {
+        // Two ways of at most twice the mean, behind four others and an answer of theirs.
+        let round = Duration::from_micros(20 * self.latency);
+        self.max_message_bytes == usize::MAX
+            && self.sender.request_timeout > round
+            && self.sender.delivery_timeout >= Duration::from_secs(5).max(100 * round)
     }
 
     /// Whether what was put in first must come out first, over retries too (L6).
