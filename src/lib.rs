@@ -88,3 +88,5 @@ pub mod primitive;
 pub mod producer;
 pub mod record;
 pub mod sender;
+#[cfg(all(feature = "testing", not(any(crossbeam_loom, unlatched_shuttle))))]
+pub mod simulation;

@@ -20,6 +20,12 @@ pub fn in_callback() -> bool {
     RUNNING.with(|running| running.get() > 0)
 }
 
+/// Sets how many callbacks the calling thread is in; how many it was in. For a scheduler whose tasks share a thread.
+#[cfg(feature = "testing")]
+pub(crate) fn swap_callbacks(to: u32) -> u32 {
+    RUNNING.with(|running| running.replace(to))
+}
+
 /// Refuses a flush from inside a callback or a waker, at once (GAP-20).
 ///
 /// # Errors

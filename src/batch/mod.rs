@@ -26,6 +26,8 @@ pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };
 pub use compressor::Compressor;
+#[cfg(feature = "testing")]
+pub(crate) use foreign::swap_callbacks;
 pub(crate) use foreign::{contain, may_wait};
 pub use foreign::{in_callback, refuse_in_callback};
 pub use off_pool::{Held, OffPool, OffPoolSnapshot};

@@ -57,6 +57,33 @@ pub enum Command {
     ///
     /// Rounds are interleaved, what counts is the median of a round's ratios. Ends with a table of rates and one of verdicts; a missed floor fails nothing.
     Bench(BenchArgs),
+    /// Run accumulators and sender against a cluster that goes wrong, on virtual time, one seed per history.
+    ///
+    /// Latencies, lost and late answers, disconnects, leader moves, restarts, every error code, too little memory, appenders stopped in the midst of a copy: all drawn by the seed. Each history is checked at its end:
+    /// every accepted record completed once, what was acknowledged is in the log, in order and once where that is promised, and all memory came back. A failing seed is made small and printed, and the status is 1.
+    #[cfg(feature = "testing")]
+    Simulate(SimulateArgs),
+}
+
+/// What `simulate` is told.
+#[cfg(feature = "testing")]
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct SimulateArgs {
+    /// The seeds, from A up to B, without B.
+    #[arg(long, value_name = "A..B", default_value = "0..10000", value_parser = values::seeds)]
+    pub seeds: std::ops::Range<u64>,
+    /// The core to run: lockfree, mutex (Kafka's own algorithm on simulated locks), or all.
+    #[arg(long, value_name = "CORE", default_value = "all", value_parser = ["lockfree", "mutex", "all"])]
+    pub core: String,
+    /// Write all figures to this file, as JSON.
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+    /// Leave these out of each history: numbers of items and ranges of them, as a failing seed is printed.
+    #[arg(long, value_name = "N,N-M", value_parser = values::numbers, default_value = "")]
+    pub without: std::collections::BTreeSet<usize>,
+    /// Number of threads that run histories, 1 to 1024. Default: one for each processor.
+    #[arg(long, value_name = "T", value_parser = values::threads, allow_negative_numbers = true)]
+    pub threads: Option<usize>,
 }
 
 /// Sizes and times of a producer, as in Kafka's configuration.
@@ -409,6 +436,8 @@ where
         Command::Compare(args) => args.check(),
         Command::Bench(args) => args.check(),
         Command::Produce(_) | Command::Consume(_) => Ok(()),
+        #[cfg(feature = "testing")]
+        Command::Simulate(_) => Ok(()),
     };
     checked.map_err(|text| Exit { text: format!("error: {text}"), status: 2 })?;
     Ok(command)

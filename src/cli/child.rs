@@ -117,7 +117,7 @@ pub(super) fn main_if_child() -> Option<ExitCode> {
     if std::env::args_os().nth(1)? != ARGUMENT {
         return None;
     }
-    super::log_to_standard_error();
+    super::log_to_standard_error(tracing::Level::WARN);
     let (message, status) = match read_and_run() {
         Ok(result) => (Message::Done(Box::new(result)), ExitCode::SUCCESS),
         Err(error) => (Message::Failed(super::told(&error)), ExitCode::FAILURE),

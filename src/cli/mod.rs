@@ -12,6 +12,8 @@ pub mod input;
 mod log_dir;
 mod produce;
 mod report;
+#[cfg(feature = "testing")]
+mod simulate;
 mod stop;
 
 use std::fmt;
@@ -45,17 +47,30 @@ pub fn main() -> ExitCode {
             return ExitCode::from(exit.status);
         }
     };
-    log_to_standard_error();
+    log_to_standard_error(command.log_level());
     let done = match command {
         Command::Compare(args) => compare::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "testing")]
+        Command::Simulate(args) => simulate::run(&args),
     };
     done.unwrap_or_else(|error| {
         note(format_args!("error: {}", told(&error)));
         ExitCode::FAILURE
     })
+}
+
+impl Command {
+    /// What is logged, unless told otherwise. What a simulation warns of is what it is for.
+    fn log_level(&self) -> tracing::Level {
+        match self {
+            #[cfg(feature = "testing")]
+            Self::Simulate(_) => tracing::Level::ERROR,
+            _ => tracing::Level::WARN,
+        }
+    }
 }
 
 /// An error and its causes in one line. Some say their cause themselves; it is not said twice.
@@ -80,9 +95,9 @@ fn has_reader(written: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-/// Warnings and errors of the library go to standard error, or what `RUST_LOG` names instead.
-fn log_to_standard_error() {
-    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
+/// What is of `level` or worse goes to standard error, or what `RUST_LOG` names instead.
+fn log_to_standard_error(level: tracing::Level) {
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(level);
     let colours = io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time().with_ansi(colours);
     lines.with_writer(io::stderr).init();

@@ -61,6 +61,9 @@ pub struct WordParker {
     state: AtomicU8,
     lock: Mutex<()>,
     sleeper: Condvar,
+    /// What the tasks of a simulation park on: they must not stop the thread that they share.
+    #[cfg(all(feature = "testing", not(any(crossbeam_loom, unlatched_shuttle))))]
+    task: super::sim::SimParker,
 }
 
 impl WordParker {
@@ -100,14 +103,28 @@ impl WordParker {
 
 impl Parker for WordParker {
     fn new() -> Self {
-        Self { state: AtomicU8::new(EMPTY), lock: Mutex::new(()), sleeper: Condvar::new() }
+        Self {
+            state: AtomicU8::new(EMPTY),
+            lock: Mutex::new(()),
+            sleeper: Condvar::new(),
+            #[cfg(all(feature = "testing", not(any(crossbeam_loom, unlatched_shuttle))))]
+            task: Parker::new(),
+        }
     }
 
     fn park(&self) {
+        #[cfg(all(feature = "testing", not(any(crossbeam_loom, unlatched_shuttle))))]
+        if super::sim::is_task() {
+            return self.task.park();
+        }
         self.sleep(None);
     }
 
     fn park_timeout(&self, timeout: Duration) -> bool {
+        #[cfg(all(feature = "testing", not(any(crossbeam_loom, unlatched_shuttle))))]
+        if super::sim::is_task() {
+            return self.task.park_timeout(timeout);
+        }
         if timeout.is_zero() {
             return self.take();
         }
@@ -115,6 +132,10 @@ impl Parker for WordParker {
     }
 
     fn unpark(&self) {
+        #[cfg(all(feature = "testing", not(any(crossbeam_loom, unlatched_shuttle))))]
+        if super::sim::is_task() {
+            return self.task.unpark();
+        }
         // Release pairs with the Acquire in `take` and at the timeout. A swap and not a test: each unpark must be a
         // release that the taker of the token can read, also where a token was there already.
         if self.state.swap(NOTIFIED, Release) == PARKED {

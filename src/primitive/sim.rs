@@ -2,7 +2,7 @@
 //!
 //! A [`Sim`] runs *tasks* (closures, each with a stack of its own) one at a time on the calling thread. A task runs until
 //! it comes to a *scheduling point*; then the seed's random numbers choose who goes on. Scheduling points are
-//! [`super::step`], [`super::hint::spin_loop`], [`super::thread::yield_now`], and what [`Simulated`]'s mutex and
+//! [`super::step`], [`super::hint::spin_loop`], [`super::thread::yield_now`] (which takes 100 microseconds), and what [`Simulated`]'s mutex and
 //! parker do. Between two of them nothing else runs, so a simulation explores the orders of *steps*, not of machine
 //! instructions, and no weak memory: those are for loom.
 //!
@@ -315,6 +315,16 @@ impl Sim {
     }
 }
 
+/// The number of the calling task among those of its simulation, from 0; `None` if the caller is no task.
+pub(crate) fn task() -> Option<usize> {
+    here().map(|(_, index)| index)
+}
+
+/// Whether the caller is a task of a simulation.
+pub(crate) fn is_task() -> bool {
+    task().is_some()
+}
+
 /// Adds a task to the simulation that the calling task belongs to.
 ///
 /// # Panics
@@ -331,6 +341,16 @@ pub fn spawn(name: impl Into<String>, task: impl FnOnce() + 'static) {
 pub fn sleep(duration: Duration) {
     let (kernel, index) = here().expect("sim::sleep outside of a simulation's task");
     kernel.sleep(index, "sleep", duration);
+}
+
+/// Lets all others run, and a little time pass; `false` if the caller is no task, and nothing was done.
+pub(crate) fn give_way() -> bool {
+    const LITTLE: Duration = Duration::from_micros(100);
+    let Some((kernel, index)) = here() else { return false };
+    if !std::thread::panicking() {
+        kernel.sleep(index, "yield", LITTLE);
+    }
+    true
 }
 
 /// Makes the calling task's next pass of `step` take `duration` of virtual time, once: a thread that was stopped there.
@@ -463,8 +483,11 @@ impl Kernel {
             }
             yielder
         };
+        // What a thread keeps of itself is the task's, and goes with it.
+        let in_callbacks = crate::batch::swap_callbacks(0);
         // SAFETY: Y1: set before the task's closure, whose code this is; Y2: `index` is the current task, so we run on its coroutine.
         unsafe { (*yielder).suspend(()) };
+        crate::batch::swap_callbacks(in_callbacks);
     }
 
     fn sleep(&self, index: usize, at: Step, duration: Duration) {

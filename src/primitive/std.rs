@@ -83,9 +83,13 @@ pub mod thread {
     pub use std::thread::yield_now;
     pub use std::thread::{Builder, JoinHandle, panicking, sleep, spawn};
 
-    /// The calling thread's number: threads are numbered in the order in which they first ask.
+    /// The calling thread's number: threads are numbered in the order in which they first ask. A task of a simulation has a number of its own.
     #[inline]
     pub fn ordinal() -> usize {
+        #[cfg(feature = "testing")]
+        if let Some(task) = crate::primitive::sim::task() {
+            return task;
+        }
         use std::cell::Cell;
         use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -108,11 +112,11 @@ pub mod thread {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
 
-    /// Gives the processor away; inside a simulation, a scheduling point.
+    /// Gives the processor away; inside a simulation, a little of its time, since whoever yields in a loop waits for what only time may bring.
     #[cfg(feature = "testing")]
     #[inline]
     pub fn yield_now() {
-        if !crate::primitive::sim::pass("yield") {
+        if !crate::primitive::sim::give_way() {
             std::thread::yield_now();
         }
     }

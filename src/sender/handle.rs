@@ -150,18 +150,28 @@ impl<A: Accumulator> SenderHandle<A> {
     /// # Errors
     /// [`StartError`] if the operating system has no thread to give.
     pub fn spawn<B: Broker>(sender: Sender<A, B>) -> Result<Self, StartError> {
+        let (handle, run) = Self::prepare(sender);
+        if let Err(error) = thread::Builder::new().name("unlatched-sender".into()).spawn(run) {
+            // A handle's drop waits for the end of a sender, and there is none.
+            handle.control.raise(Mode::Died);
+            return Err(error.into());
+        }
+        Ok(handle)
+    }
+
+    /// A handle, and what the sender's thread is to run: somebody must, since the handle's drop waits for its end.
+    pub(crate) fn prepare<B: Broker>(sender: Sender<A, B>) -> (Self, impl FnOnce() + Send + 'static) {
         let control = Control { mode: AtomicU8::new(Mode::Running as u8), closers: Mutex::new(Closers::default()) };
         let control = Arc::new(control);
         let (accumulator, stats, clock) = (Arc::clone(&sender.accumulator), sender.stats(), sender.clock.clone());
         let waker = sender.broker.waker();
         let seen = Arc::clone(&control);
-        thread::Builder::new().name("unlatched-sender".into()).spawn(move || {
+        let run = move || {
             // Dropped after the sender, whose own end aborts what a panic left behind.
             let mut ending = Ending { control: seen, how: Mode::Died };
             ending.how = sender.run(&ending.control);
-        })?;
-        // Only now: a handle's drop waits for the end of a sender, so there must be one.
-        Ok(Self { accumulator, control, waker, stats, clock })
+        };
+        (Self { accumulator, control, waker, stats, clock }, run)
     }
 
     /// Ends the sender's sleep: there is something to do.

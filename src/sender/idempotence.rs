@@ -120,7 +120,8 @@ impl Partition {
                     before.place = Place::Ended { in_doubt: false };
                 }
             }
-            _ if in_doubt => {}
+            // To a broker that does not know us whatever comes first is the first: so nobody could tell, and what comes behind must not go. That can only be parts of one that was split.
+            _ if in_doubt => self.gap |= self.acked.is_none(),
             _ => {
                 self.gap = true;
                 self.window.remove(at);

@@ -8,6 +8,7 @@ use unlatched::broker::{ErrorCode, Outcome, PartitionResponse, ProduceRequest};
 use unlatched::error::{FlushError, SendError};
 use unlatched::record::RecordBatch;
 use unlatched::record::codec::Compression;
+use unlatched::sender::SenderConfig;
 
 use crate::rig::{Rig, assert_whole, contents, idempotent, memory, refused, requests};
 use crate::support::{on_every_core, tp};
@@ -18,6 +19,7 @@ on_every_core![
     batch_23_parts_keep_time_headers_and_codec,
     batch_24_parts_take_the_sequences_of_their_whole,
     batch_24_parts_of_a_batch_that_lost_its_stamp_begin_anew,
+    batch_24_parts_behind_one_in_doubt_begin_anew_if_nothing_was_acknowledged,
     batch_25_one_record_is_not_split,
     gap_16_a_flush_waits_for_all_parts,
     gap_17_a_limit_below_every_record_ends_in_single_records,
@@ -266,6 +268,38 @@ fn batch_24_parts_of_a_batch_that_lost_its_stamp_begin_anew<A: Accumulator>() {
     assert_eq!((sequences[0], sequences.len() >= 2), ((1, 0), true), "{sequences:?}");
     assert!(sequences.iter().all(|(epoch, _)| *epoch == 1));
     assert!(futures.into_iter().chain([first, doomed]).all(|future| future.is_done()));
+    rig.assert_at_rest();
+}
+
+/// Found by the simulation (seed 110): to a broker that does not know the producer whatever comes first is the first, so the second part would be taken in the first one's place, and show
+/// nothing about it.
+fn batch_24_parts_behind_one_in_doubt_begin_anew_if_nothing_was_acknowledged<A: Accumulator>() {
+    let mut rig = Rig::<A>::with(memory(), SenderConfig { retries: 1, ..idempotent() });
+    rig.pass();
+    let futures = eight(&mut rig);
+    too_large(&mut rig);
+    let mut sent = Vec::new();
+    for attempt in 0..2 {
+        rig.pass();
+        let request = rig.script.request();
+        sent.push(request.batches[0].producer_state());
+        assert_eq!(sent[0], sent[attempt], "the first part alone, twice");
+        rig.script.end(request, Outcome::Disconnected);
+        rig.pass();
+        rig.advance(100);
+    }
+    let mut sequences = Vec::new();
+    for _ in 0..20 {
+        rig.pass();
+        for request in rig.script.requests() {
+            let state = request.batches[0].producer_state();
+            sequences.push((state.epoch, state.base_sequence));
+            rig.script.acknowledge(request);
+        }
+    }
+    assert_eq!((sent[0].epoch, sent[0].base_sequence), (0, 0));
+    assert_eq!(sequences.first(), Some(&(1, 0)), "{sequences:?}");
+    assert!(futures.into_iter().all(|future| future.is_done()));
     rig.assert_at_rest();
 }
 

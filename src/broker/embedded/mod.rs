@@ -75,6 +75,8 @@ pub use directory::{Directory, RecoveryReport};
 pub use error::{BatchFault, EmbeddedError, ReadError, StorageError};
 pub use fault::{Fault, Faults, Struck};
 pub use log::{Corruption, Cut, Fsync};
+#[cfg(feature = "testing")]
+pub(crate) use producers::Producers;
 pub use server::{Observer, Stats};
 
 use crate::broker::{Cluster, NodeId, PartitionResponse};

@@ -28,13 +28,13 @@ const KEPT: usize = 5;
 
 /// A batch that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Written {
+pub(crate) struct Written {
     first: i32,
     last: i32,
     /// Where it begins.
-    pub(super) base_offset: i64,
+    pub(crate) base_offset: i64,
     /// The broker's time, where the topic is set so.
-    pub(super) log_append_time: Option<i64>,
+    pub(crate) log_append_time: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ struct Producer {
 
 /// The producers of one partition.
 #[derive(Debug, Default)]
-pub(super) struct Producers(HashMap<i64, Producer>);
+pub(crate) struct Producers(HashMap<i64, Producer>);
 
 /// The sequence of a batch's last record.
 fn last_sequence(header: &BatchHeader) -> i32 {
@@ -55,7 +55,7 @@ fn last_sequence(header: &BatchHeader) -> i32 {
 
 impl Producers {
     /// What is to become of a batch with this header: `None` to be written, else what it was written as before.
-    pub(super) fn judge(&self, header: &BatchHeader) -> Result<Option<Written>, Refusal> {
+    pub(crate) fn judge(&self, header: &BatchHeader) -> Result<Option<Written>, Refusal> {
         let BatchHeader { producer_id, producer_epoch, base_sequence, .. } = *header;
         if producer_id == NO_PRODUCER_ID {
             return Ok(None);
@@ -87,7 +87,7 @@ impl Producers {
     }
 
     /// A batch with this header, judged to be written, was.
-    pub(super) fn written(&mut self, header: &BatchHeader, base_offset: i64, log_append_time: Option<i64>) {
+    pub(crate) fn written(&mut self, header: &BatchHeader, base_offset: i64, log_append_time: Option<i64>) {
         if header.producer_id == NO_PRODUCER_ID {
             return;
         }
@@ -105,8 +105,14 @@ impl Producers {
         producer.batches.push_back(batch);
     }
 
+    /// Whether a producer has written here, and was not forgotten.
+    #[cfg(feature = "testing")]
+    pub(crate) fn knows(&self, producer_id: i64) -> bool {
+        self.0.contains_key(&producer_id)
+    }
+
     /// Forgets a producer, or all: what retention does to one that has nothing left in the log.
-    pub(super) fn forget(&mut self, producer_id: Option<i64>) {
+    pub(crate) fn forget(&mut self, producer_id: Option<i64>) {
         match producer_id {
             Some(id) => drop(self.0.remove(&id)),
             None => self.0.clear(),

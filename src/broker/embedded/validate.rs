@@ -64,8 +64,8 @@ impl Space {
 
 /// Why a batch is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: ErrorCode,
+pub(crate) struct Refusal {
+    pub(crate) code: ErrorCode,
     pub(super) message: Arc<str>,
     pub(super) record_errors: Vec<(u32, Option<Arc<str>>)>,
 }

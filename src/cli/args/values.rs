@@ -134,6 +134,29 @@ pub(super) fn core_long_help(all: bool) -> String {
     help
 }
 
+/// Seeds as `A..B`.
+#[cfg(feature = "testing")]
+pub(super) fn seeds(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let bounds = text.split_once("..").and_then(|(from, to)| Some(from.trim().parse().ok()?..to.trim().parse().ok()?));
+    bounds
+        .filter(|seeds| seeds.start < seeds.end)
+        .ok_or_else(|| "seeds are A..B, with A below B, as in 0..10000".to_owned())
+}
+
+/// Numbers as `3,7-9`; none if empty.
+#[cfg(feature = "testing")]
+pub(super) fn numbers(text: &str) -> Result<std::collections::BTreeSet<usize>, String> {
+    let mut numbers = std::collections::BTreeSet::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(first), Ok(last @ 0..10_000)) = (first.parse(), last.parse::<usize>()) else {
+            return Err("numbers are N or N-M below 10000, with commas between, as in 3,7-9".to_owned());
+        };
+        numbers.extend(first..=last);
+    }
+    Ok(numbers)
+}
+
 /// The name of a suite.
 pub(super) fn suite() -> PossibleValuesParser {
     PossibleValuesParser::new(SUITES.iter().map(|suite| suite.name))
