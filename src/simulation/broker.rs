@@ -85,10 +85,23 @@ enum Event {
     Answer(u64),
     TimeOut(u64),
     /// Bytes that nobody waits for: without acks, or given up by the client. On this connection, if that must stand.
-    Bytes { node: NodeId, breaks: Option<u64>, partition: usize, bytes: Vec<u8> },
-    Move { partition: usize, to: Option<NodeId> },
-    Restart { node: NodeId, downtime: Duration },
-    Forget { partition: usize },
+    Bytes {
+        node: NodeId,
+        breaks: Option<u64>,
+        partition: usize,
+        bytes: Vec<u8>,
+    },
+    Move {
+        partition: usize,
+        to: Option<NodeId>,
+    },
+    Restart {
+        node: NodeId,
+        downtime: Duration,
+    },
+    Forget {
+        partition: usize,
+    },
     Metadata,
     Id(Result<(), ErrorCode>),
 }
@@ -323,7 +336,8 @@ impl World {
         let ids: Vec<u64> =
             self.flying.iter().filter(|(_, flying)| flying.request.node == node).map(|(id, _)| *id).collect();
         let unread: Vec<u64> = ids.iter().copied().filter(|id| !self.flying[id].arrived).collect();
-        let read = if some { self.random(1, breaks << 8 | node.0 as u64).below(unread.len() as u64 + 1) as usize } else { 0 };
+        let read =
+            if some { self.random(1, breaks << 8 | node.0 as u64).below(unread.len() as u64 + 1) as usize } else { 0 };
         for (nth, id) in unread.into_iter().enumerate() {
             if nth < read && !matches!(self.effects.get(&id), Some(Effect::LoseRequest)) {
                 let flying = self.flying.remove(&id).expect("it is under way");

@@ -201,7 +201,8 @@ impl Ledger {
                 };
                 let number = name.unwrap_or_default();
                 if (&entry.value, entry.timestamp, entry.partition) != (value, *timestamp, partition) {
-                    self.wrong.push(format!("partition {partition}, offset {offset}: record {number} is not as it was"));
+                    self.wrong
+                        .push(format!("partition {partition}, offset {offset}: record {number} is not as it was"));
                 }
                 if entry.append == Append::Refused {
                     self.wrong.push(format!("partition {partition}, offset {offset}: record {number} was refused"));
@@ -263,7 +264,9 @@ impl Ledger {
             let lane = last.entry(entry.owned.then_some(entry.appender)).or_default();
             if entry.ended < lane.0 {
                 let before = lane.1;
-                self.wrong.push(format!("record {number} had been appended before record {before} was, and stands behind it"));
+                self.wrong.push(format!(
+                    "record {number} had been appended before record {before} was, and stands behind it"
+                ));
             }
             *lane = (*lane).max((entry.began, number));
         }

@@ -82,7 +82,11 @@ pub(super) enum Item {
 impl Item {
     /// Whether it keeps nobody from his work.
     pub(super) fn is_harmless(&self) -> bool {
-        matches!(self, Self::Append { stop: None, hears: Hears::Nobody | Hears::Future | Hears::Callback, .. } | Self::Flush { .. })
+        matches!(
+            self,
+            Self::Append { stop: None, hears: Hears::Nobody | Hears::Future | Hears::Callback, .. }
+                | Self::Flush { .. }
+        )
     }
 }
 
@@ -187,10 +191,7 @@ impl Draw {
 /// Codes that a node answers without a reason of its own. Those that say something of sequences come from the partition's state alone: they must be true.
 fn code(draw: &mut Draw, grim: bool) -> (ErrorCode, bool) {
     let honest = |code: &ErrorCode| {
-        !matches!(
-            code,
-            E::None | E::DuplicateSequenceNumber | E::OutOfOrderSequenceNumber | E::UnknownProducerId
-        )
+        !matches!(code, E::None | E::DuplicateSequenceNumber | E::OutOfOrderSequenceNumber | E::UnknownProducerId)
     };
     let fits = |code: &ErrorCode| honest(code) && (grim || code.is_retriable());
     let codes: Vec<_> = ErrorCode::all().filter(fits).collect();
@@ -267,7 +268,11 @@ impl Plan {
         for number in 0..2 {
             if setup.idempotent && draw.chance(intensity / 2) {
                 let code = if grim && draw.chance(30) {
-                    draw.of(&[E::ClusterAuthorizationFailed, E::TransactionalIdAuthorizationFailed, E::UnsupportedVersion])
+                    draw.of(&[
+                        E::ClusterAuthorizationFailed,
+                        E::TransactionalIdAuthorizationFailed,
+                        E::UnsupportedVersion,
+                    ])
                 } else {
                     draw.of(&[E::NetworkException, E::RequestTimedOut, E::Other(14)])
                 };
@@ -281,7 +286,8 @@ impl Plan {
 impl Setup {
     fn draw(draw: &mut Draw) -> Self {
         let wishes_idempotence = draw.chance(65);
-        let acks = if wishes_idempotence { Acks::All } else { draw.of(&[Acks::All, Acks::All, Acks::Leader, Acks::None]) };
+        let acks =
+            if wishes_idempotence { Acks::All } else { draw.of(&[Acks::All, Acks::All, Acks::Leader, Acks::None]) };
         let retries = draw.of(&[0, 1, 3, i32::MAX as u32, i32::MAX as u32, i32::MAX as u32]);
         let retries = if wishes_idempotence { retries.max(1) } else { retries };
         let request_timeout = draw.millis(20, 300);

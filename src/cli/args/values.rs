@@ -137,7 +137,9 @@ pub(super) fn core_long_help(all: bool) -> String {
 #[cfg(feature = "testing")]
 pub(super) fn seeds(text: &str) -> Result<std::ops::Range<u64>, String> {
     let bounds = text.split_once("..").and_then(|(from, to)| Some(from.trim().parse().ok()?..to.trim().parse().ok()?));
-    bounds.filter(|seeds| seeds.start < seeds.end).ok_or_else(|| "seeds are A..B, with A below B, as in 0..10000".to_owned())
+    bounds
+        .filter(|seeds| seeds.start < seeds.end)
+        .ok_or_else(|| "seeds are A..B, with A below B, as in 0..10000".to_owned())
 }
 
 /// Numbers as `3,7-9`; none if empty.
