@@ -18,7 +18,7 @@ use crate::pool::Lease;
 use crate::primitive::clock::Instant;
 use crate::record::{
     BATCH_OVERHEAD, Codec, HeaderSpec, NO_SEQUENCE, ProducerState, ProducerStateError, increment_sequence,
-    write_batch_header,
+    sequence_is_after, write_batch_header,
 };
 
 /// Bytes of a batch that have outgrown its lease, which then only stands for the charge (BATCH-07).
@@ -61,7 +61,7 @@ pub struct Contents {
     pub completion: Completion,
 }
 
-/// A batch's place among those of its partition that are put back in order (ACC-35): what has a sequence first, each kind in the order in which its records were appended.
+/// A batch's place among those of its partition that are put back in order (ACC-35): what has a sequence first, in the order of those; the others in the order in which they were opened.
 pub type Rank = (bool, u64, u32);
 
 /// A batch closed for appends.
@@ -366,7 +366,11 @@ impl AsRef<[u8]> for SealedBatch {
 
 /// Puts a batch back into a queue of its partition: at the head (ACC-34) or, if it is ordered, before the first one of a higher rank (ACC-35).
 pub(crate) fn insert(queue: &mut VecDeque<SealedBatch>, batch: SealedBatch) {
-    let behind = |other: &SealedBatch| other.rank() > batch.rank();
+    // By sequences, not by ids: of several lanes the batch opened first need not be the one drained first. All stamps in a queue are of one epoch (IDEM-09).
+    let behind = |other: &SealedBatch| match (other.has_sequence(), batch.has_sequence()) {
+        (true, true) => sequence_is_after(other.producer.base_sequence, batch.producer.base_sequence),
+        _ => other.rank() > batch.rank(),
+    };
     let at = if batch.is_ordered() { queue.iter().position(behind).unwrap_or(queue.len()) } else { 0 };
     queue.insert(at, batch);
 }
