@@ -5,20 +5,22 @@
 use std::path::Path;
 
 use unlatched::accumulator::{
-    AccumulatorConfig, Appended, Backoff, Drained, Lane, LaneHandle, LockFreeAccumulator, LockFreeAppender,
-    LockFreeView, ReadyCheck,
+    AccumulatorConfig, Appended, AppendedMany, Backoff, Drained, Lane, LaneHandle, LockFreeAccumulator,
+    LockFreeAppender, LockFreeView, NoGate, ReadyCheck,
 };
 use unlatched::batch::{
     Callback, Completer, Completion, Compressor, Contents, FinalState, Grown, Held, OffPool, OffPoolSnapshot,
-    OwnedBatch, Placed, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Reply, SealedBatch, Watch,
+    OwnedBatch, Placed, Rank, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Reply, SealedBatch, Watch,
+    Whole,
 };
 use unlatched::broker::embedded::{
     BatchFault, Builder, Connection, ConsumedRecord, Consumer, Corruption, Cut, Directory, EmbeddedBroker,
     EmbeddedClient, EmbeddedError, Fault, Faults, Fsync, Observer, ReadError, RecoveryReport, Stats, Storage,
-    StorageError,
+    StorageError, Struck,
 };
 use unlatched::broker::{
-    Acks, Cluster, ErrorCode, Leader, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse,
+    Acks, Cluster, ErrorCode, Fate, Leader, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse,
+    ProducerIdAndEpoch, Response,
 };
 use unlatched::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use unlatched::mutex::{
@@ -43,7 +45,11 @@ use unlatched::record::{
     Attributes, BatchHeader, Batches, Codec, DecodeError, DecodedRecord, Field, Header, HeaderIter, HeaderSpec,
     Headers, ProducerState, ProducerStateError, Record, RecordBatch, RecordError, Records, TimestampType,
 };
-use unlatched::sender::{CloseError, Sender, SenderConfig, SenderHandle, SenderSnapshot, SenderStats, StartError};
+use unlatched::sender::{
+    CloseError, Decision, Facts, Idempotence, IdempotenceConflict, Sender, SenderConfig, SenderHandle, SenderSnapshot,
+    SenderStats, StartError,
+};
+use unlatched::simulation::{self, Failure, Tally};
 
 macro_rules! threads {
     ($($list:ident: $check:ident [$($type:ty),* $(,)?];)*) => {
@@ -78,13 +84,14 @@ macro_rules! given {
 
 threads! {
     SHARED: shared [
-        AccumulatorConfig, Appended, Backoff, Drained, Lane, LaneHandle, LockFreeAccumulator, ReadyCheck,
+        AccumulatorConfig, Appended, AppendedMany, Backoff, Drained, Lane, LaneHandle, LockFreeAccumulator, NoGate, ReadyCheck,
         Completion, Compressor, Contents, FinalState, Grown, Held, OffPool, OffPoolSnapshot, OwnedBatch, Placed,
-        RecordErrors, RecordFuture, RecordMetadata, RecordResult, SealedBatch, Watch,
+        Rank, RecordErrors, RecordFuture, RecordMetadata, RecordResult, SealedBatch, Watch, Whole,
         BatchFault, Builder, Connection, ConsumedRecord, Consumer, Corruption, Cut, Directory, EmbeddedBroker,
-        EmbeddedClient, EmbeddedError, Fault, Faults, Fsync, Observer, ReadError, RecoveryReport, Stats, Storage, StorageError,
+        EmbeddedClient, EmbeddedError, Fault, Faults, Fsync, Observer, ReadError, RecoveryReport, Stats, Storage, StorageError, Struck,
         unlatched::broker::embedded::Batches, unlatched::broker::embedded::Records,
-        Acks, Cluster, ErrorCode, Leader, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse,
+        Acks, Cluster, ErrorCode, Fate, Leader, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse,
+        ProducerIdAndEpoch, Response,
         AppendError, FlushError, IllegalState, SendError, TopicPartition,
         CopyOnWriteMap<u8, StdLock>, MutexAccumulator<StdLock>, MutexAppender<StdLock>, MutexPartition<StdLock>,
         MutexPool<StdLock>, MutexView<StdLock>, ParkingLotAccumulator, ParkingLotPool, PoolCore<StdLock>, StdAccumulator, StdPool,
@@ -100,7 +107,8 @@ threads! {
         HeaderSpec, Headers<'static>, ProducerState, ProducerStateError, Record<'static>, RecordBatch<'static>, RecordError,
         Records<'static>, TimestampType,
         CloseError, Sender<StdAccumulator, EmbeddedClient>, SenderConfig, SenderHandle<LockFreeAccumulator>, SenderSnapshot,
-        SenderStats, StartError,
+        SenderStats, StartError, Decision, Facts, Idempotence, IdempotenceConflict,
+        simulation::Core, simulation::Outcome, Failure, Tally,
     ];
     GIVEN: given [
         LockFreeAppender, LockFreeView, Sender<LockFreeAccumulator, EmbeddedClient>, Callback, Completer, MutexBatch, Reply,
@@ -131,11 +139,12 @@ fn public_types(of: &Path, found: &mut Vec<String>) {
 #[test]
 fn every_public_type_is_asserted() {
     // What the library keeps to itself and opens to its models only; what stands behind `MutexPartition`; `UnsafeCell`, which is no more than std's; a name for a `fn` and one for a `str`.
-    const CLOSED: [&str; 13] = [
+    const CLOSED: [&str; 14] = [
         "AtomicBatch",
         "Filled",
         "Full",
         "Reservation",
+        "Run",
         "ChainInHand",
         "Hand",
         "HandOnWaker",

@@ -30,7 +30,7 @@ use super::lockfree::LockFreeAccumulator;
 use super::owned::{OwnedLane, Refused, State};
 use super::{Accumulator, Appended, AppendedMany, Appender};
 use crate::batch::{AtomicBatch, Filled, Publish, Reply, may_wait};
-use crate::error::AppendError;
+use crate::error::{AppendError, TopicPartition};
 use crate::pool::BufferPool;
 use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::Instant;
@@ -526,12 +526,15 @@ impl Appender for LockFreeAppender {
 impl Drop for LockFreeAppender {
     /// Hands over what is open, as if it were full.
     fn drop(&mut self) {
-        let mut any = false;
-        for at in 0..self.slots.len() {
-            any |= self.slots[at].own.is_some();
-            self.give_up(at);
+        let lane = |at: &usize| self.slots[*at].own.as_ref().map(|own| own.lane.lane.topic_partition().clone());
+        let mut owned: Vec<(TopicPartition, usize)> =
+            (0..self.slots.len()).filter_map(|at| lane(&at).map(|lane| (lane, at))).collect();
+        // Not by slots, which follow addresses: a history replays.
+        owned.sort_unstable();
+        for (_, at) in &owned {
+            self.give_up(*at);
         }
-        if any {
+        if !owned.is_empty() {
             self.accumulator.wake_sender();
         }
     }

@@ -126,7 +126,7 @@ impl Head {
 pub struct Partition<F: LockFamily> {
     /// Its accumulator's `identity`.
     owner: Arc<()>,
-    topic_partition: TopicPartition,
+    pub(super) topic_partition: TopicPartition,
     estimate: Arc<Estimate>,
     queue: F::Mutex<Queue<F>>,
 }

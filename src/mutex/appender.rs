@@ -93,7 +93,10 @@ impl<F: LockFamily> Appender for MutexAppender<F> {
 
 impl<F: LockFamily> Drop for MutexAppender<F> {
     fn drop(&mut self) {
-        for (partition, queue) in self.lanes.values() {
+        // Not in the order of addresses: a history replays.
+        let mut lanes: Vec<_> = self.lanes.values().collect();
+        lanes.sort_unstable_by(|(a, _), (b, _)| a.topic_partition.cmp(&b.topic_partition));
+        for (partition, queue) in lanes {
             self.accumulator.end_lane(partition, queue);
         }
     }

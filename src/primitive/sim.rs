@@ -7,7 +7,7 @@
 //! instructions, and no weak memory: those are for loom.
 //!
 //! Time stands still while any task can run. When none can, it jumps to the earliest deadline that a task sleeps for; when there is no
-//! deadline either, the run ends with [`Stuck`], which names every task and what it waits for.
+//! deadline either, the run ends with [`Stuck`], which names every task and what it waits for. So who spins without end keeps time standing still, and must not wait for one that sleeps or yields.
 //!
 //! Equal seeds give equal runs, if the tasks take time from [`Sim::clock`], randomness from [`Sim::random`], and keep
 //! clear of addresses and of hash maps with random states. [`Report::trace`] is a hash of all that was chosen, so a test can assert it.

@@ -202,7 +202,7 @@ fn spinning_lets_others_run_and_is_limited() {
         }
     });
     sim.spawn("worker", move || {
-        thread::yield_now();
+        step("worker");
         done.set(true);
     });
     sim.run().unwrap();
