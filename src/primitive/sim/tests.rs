@@ -8,7 +8,7 @@ use super::{Sim, SimMutex, SimParker, StuckBy, WALL_START_MILLIS, pause_at, slee
 use crate::primitive::clock::Instant;
 use crate::primitive::lock::Mutex;
 use crate::primitive::parker::Parker;
-use crate::primitive::{hint, step, thread};
+use crate::primitive::{hint, step};
 
 const SECOND: Duration = Duration::from_secs(1);
 
