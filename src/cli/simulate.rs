@@ -21,7 +21,7 @@ use crate::primitive::thread;
 use crate::simulation::{Core, Tally, run as history, shrink};
 
 /// A run of so many histories of a core must have met everything.
-const ENOUGH: u64 = 1_000;
+const ENOUGH: u64 = 5_000;
 
 /// Failing seeds that are made small and printed, of each core.
 const SHOWN: usize = 3;

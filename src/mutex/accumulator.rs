@@ -547,6 +547,10 @@ impl<F: LockFamily> SenderView for MutexView<F> {
                     return;
                 }
                 if !admitted {
+                    // Of the partition's own queue: what appenders have is behind it.
+                    if at == 0 {
+                        return;
+                    }
                     continue;
                 }
                 let target = backoff.unwrap_or(accumulator.config.linger);
@@ -556,6 +560,10 @@ impl<F: LockFamily> SenderView for MutexView<F> {
                 } else {
                     let left = target.saturating_sub(waited);
                     check.next_check = Some(check.next_check.map_or(left, |so_far| so_far.min(left)));
+                }
+                if backoff.is_some() {
+                    // A retry, for which what appenders have waits as well.
+                    return;
                 }
             }
         });
