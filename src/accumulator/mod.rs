@@ -246,12 +246,7 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
         records: &[Record<'_>],
         futures: bool,
         max_block: Duration,
-    ) -> AppendedMany {
-        AppendedMany::of(records, |rest, done| {
-            done.add(self.append(partition, &rest[0], Reply { future: futures, callback: None }, max_block)?);
-            Ok(())
-        })
-    }
+    ) -> AppendedMany;
 
     /// An appender, which fills batches of its own where it has enough to put into them.
     fn appender(self: &Arc<Self>) -> Self::Appender;
@@ -352,12 +347,7 @@ pub trait Appender: fmt::Debug + Send + 'static {
         records: &[Record<'_>],
         futures: bool,
         max_block: Duration,
-    ) -> AppendedMany {
-        AppendedMany::of(records, |rest, done| {
-            done.add(self.append(partition, &rest[0], Reply { future: futures, callback: None }, max_block)?);
-            Ok(())
-        })
-    }
+    ) -> AppendedMany;
 }
 
 /// The sender's face: one owner.

@@ -23,6 +23,8 @@
 //! - **IDEM-C** A batch with a stamp goes only if all before it in the window have ended (IDEM-08). A new one goes only behind batches of the same id and epoch (IDEM-09).
 //! - **IDEM-D** A gap - a sequence that was not written and never will be - ends the epoch for its partition: nothing new is stamped, whatever can lose its stamp does, and when the window is empty the
 //!   partition begins again at 0 with a higher epoch. Its batches keep their order, since they go back by their ranks.
+//! - **IDEM-E** A batch with a stamp whose records are not over is in its partition's window. So an answer speaks of nothing but its own batch, and one for what is not there any more changes nothing (IDEM-16). Asserted at each answer in builds
+//!   with debug assertions, which the simulation has.
 //!
 //! # Where Kafka differs
 //! It rewrites the sequences of batches in flight at once, wherever they are; should one of them have been written before, it is written again. Here a batch that is with the transport is
@@ -239,6 +241,12 @@ impl Idempotence {
             }
             _ => self.ended(batch.topic_partition(), batch.id(), Fate::NotWritten),
         }
+    }
+
+    /// Whether the batch is in its partition's window.
+    pub fn knows(&self, batch: &SealedBatch) -> bool {
+        let partition = self.partitions.get(batch.topic_partition());
+        partition.is_some_and(|partition| partition.window.iter().any(|entry| entry.batch == batch.id()))
     }
 
     /// Whether an earlier attempt of a batch may have been written.

@@ -403,6 +403,8 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
             in_doubt: self.idempotence.as_mut().is_some_and(|state| state.is_in_doubt(&batch)),
             log_start_known: answer.log_start_offset >= 0,
         };
+        let is_known = || self.idempotence.as_ref().is_none_or(|state| state.knows(&batch));
+        debug_assert!(facts.settled || !facts.sequenced || is_known(), "IDEM-E: a batch that no window knows");
         match decide(code, facts) {
             Decision::Acknowledge => {
                 if let Some(idempotence) = &mut self.idempotence {

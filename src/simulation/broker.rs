@@ -125,6 +125,8 @@ pub(super) struct World {
     /// Something has changed that ends a poll.
     news: bool,
     ids_asked: u64,
+    /// When something has gone wrong the last time; what that does may last longer only by what is stated in `ledger`.
+    pub(super) trouble: Instant,
     pub(super) tally: Tally,
     /// What is wrong with what came.
     pub(super) wrong: Vec<String>,
@@ -176,6 +178,7 @@ impl World {
             responses: Vec::new(),
             news: false,
             ids_asked: 0,
+            trouble: Instant::ZERO,
             tally: Tally::default(),
             wrong: Vec::new(),
         };
@@ -234,6 +237,11 @@ impl World {
         self.next_event += 1;
     }
 
+    /// Something goes wrong, until then.
+    fn trouble(&mut self, until: Instant) {
+        self.trouble = self.trouble.max(until);
+    }
+
     fn node(&mut self, node: NodeId) -> &mut Node {
         &mut self.nodes[node.0 as usize]
     }
@@ -254,8 +262,10 @@ impl World {
                     return;
                 };
                 if !throttle.is_zero() {
+                    let until = at.saturating_add(throttle);
+                    self.trouble(until);
                     let node = self.node(request.node);
-                    node.throttled = node.throttled.max(at.saturating_add(throttle));
+                    node.throttled = node.throttled.max(until);
                 }
                 if let Outcome::Answered(answers) = &outcome {
                     for answer in answers {
@@ -294,6 +304,7 @@ impl World {
                 }
             }
             Event::Move { partition, to } => {
+                self.trouble(at);
                 let of = &mut self.partitions[partition];
                 if of.leader != to {
                     (of.leader, of.epoch) = (to, of.epoch + 1);
@@ -302,7 +313,9 @@ impl World {
             }
             Event::Restart { node, downtime } => {
                 self.tally.fault("restart");
-                self.node(node).down = at.saturating_add(downtime);
+                let until = at.saturating_add(downtime);
+                self.trouble(until);
+                self.node(node).down = until;
                 self.break_connection(node, at, true);
             }
             Event::Forget { partition } => {
@@ -320,6 +333,7 @@ impl World {
             }
             Event::Id(answer) => {
                 if let Err(code) = answer {
+                    self.trouble(at);
                     self.tally.fault("no-producer-id");
                     self.tally.code(code);
                 }
@@ -331,6 +345,7 @@ impl World {
 
     /// Breaks the connection to a node. What has not arrived there was done up to somewhere, if `some`.
     fn break_connection(&mut self, node: NodeId, at: Instant, some: bool) {
+        self.trouble(at);
         self.node(node).breaks += 1;
         let breaks = self.node(node).breaks;
         let ids: Vec<u64> =
@@ -382,6 +397,7 @@ impl World {
         let node = flying.request.node;
         let effect = self.effects.get(&id).copied();
         if let Some(effect) = effect {
+            self.trouble(at);
             self.tally.fault(effect.kind());
         }
         let mut throttle = Duration::ZERO;
@@ -450,6 +466,7 @@ impl World {
         let state = self.node(node);
         if let Some(Effect::Late(by)) = effect {
             back = back.saturating_add(by);
+            self.trouble(back);
         } else {
             back = back.max(state.last_answer);
             state.last_answer = back;
@@ -498,9 +515,13 @@ impl World {
             Ok(Some(_)) if self.setup.says_duplicate => refused(ErrorCode::DuplicateSequenceNumber),
             Ok(Some(before)) => PartitionResponse::written(topic_partition, before.base_offset),
             Ok(None) => {
-                let records = batch.records().filter_map(Result::ok);
-                let records: Vec<_> =
-                    records.map(|record| (record.timestamp, record.value.unwrap_or_default().to_vec())).collect();
+                let mut records = Vec::new();
+                for record in batch.records() {
+                    match record {
+                        Ok(record) => records.push((record.timestamp, record.value.unwrap_or_default().to_vec())),
+                        Err(error) => self.wrong.push(format!("{topic_partition}: a record cannot be read: {error}")),
+                    }
+                }
                 let base_offset = partition.end;
                 partition.producers.written(header, base_offset, None);
                 partition.end += records.len() as i64;
@@ -518,6 +539,7 @@ impl World {
             return Err(request);
         }
         if effect == Some(Effect::Refuse) {
+            self.trouble(now);
             self.tally.fault("refused-at-the-door");
             return Err(request);
         }

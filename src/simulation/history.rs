@@ -22,7 +22,7 @@ use crate::accumulator::{Accumulator, Appender};
 use crate::batch::{RecordResult, Reply};
 use crate::error::{AppendError, FlushError};
 use crate::pool::PoolError;
-use crate::primitive::clock::SharedClock;
+use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::lock::{Mutex, StdMutex};
 use crate::primitive::parker::Parker;
 use crate::primitive::sim::{self, Sim, SimParker};
@@ -43,6 +43,8 @@ struct Scene<A: Accumulator> {
     /// Tasks that have not ended, but for the sender's and the last close's.
     running: Cell<usize>,
     all_ended: SimParker,
+    /// When an append returned the last time.
+    last_append: Cell<Instant>,
 }
 
 /// What came out.
@@ -58,8 +60,16 @@ fn text(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".to_owned())
 }
 
-/// Runs `plan` but for the items for whose places `leaves_out` says so.
+/// Runs `plan` but for the items for whose places `leaves_out` says so. A panic outside of its tasks, while what is left is dropped, is wrong like one in a task.
 pub(super) fn run<A: Accumulator>(plan: &Plan, leaves_out: &dyn Fn(usize) -> bool) -> Ran {
+    catch_unwind(AssertUnwindSafe(|| run_tasks::<A>(plan, leaves_out))).unwrap_or_else(|payload| Ran {
+        tally: Tally { histories: 1, ..Tally::default() },
+        wrong: vec![text(&*payload)],
+        trace: 0,
+    })
+}
+
+fn run_tasks<A: Accumulator>(plan: &Plan, leaves_out: &dyn Fn(usize) -> bool) -> Ran {
     let setup = &plan.setup;
     let items: Vec<Item> =
         plan.items.iter().enumerate().filter(|(at, _)| !leaves_out(*at)).map(|(_, item)| item.clone()).collect();
@@ -82,6 +92,7 @@ pub(super) fn run<A: Accumulator>(plan: &Plan, leaves_out: &dyn Fn(usize) -> boo
         clock,
         running: Cell::new(0),
         all_ended: SimParker::new(),
+        last_append: Cell::new(Instant::ZERO),
     });
     if setup.accumulator.buffer_memory <= 2 * setup.accumulator.batch_size as u64 {
         scene.tally.lock().fault("tiny-pool");
@@ -128,8 +139,8 @@ pub(super) fn run<A: Accumulator>(plan: &Plan, leaves_out: &dyn Fn(usize) -> boo
             trace = report.trace;
             tally.steps = report.steps;
             ledger.check(setup, world.logs());
-            if setup.has_time() && items.iter().all(Item::is_harmless) && ledger.expired() > 0 {
-                wrong.push("records expired, though nothing went wrong and there was time".to_owned());
+            if !items.iter().any(Item::may_go_on) {
+                ledger.check_liveness(setup, world.trouble.max(scene.last_append.get()));
             }
             let (pool, off_pool) = (accumulator.pool(), accumulator.off_pool());
             if !pool.is_conserved() || pool.available() != pool.total || pool.leased != 0 {
@@ -191,6 +202,7 @@ impl<A: Accumulator> Scene<A> {
                 Some(own) => own.append(partition, &record, reply, max_block),
                 None => self.accumulator.append(partition, &record, reply, max_block),
             };
+            self.last_append.set(self.clock.now());
             if let Some((step, duration)) = stop
                 && self.clock.now().saturating_since(began) >= duration
             {
@@ -216,8 +228,8 @@ impl<A: Accumulator> Scene<A> {
     }
 
     fn reply(&self, number: usize, hears: Hears) -> Reply {
-        let ledger = Arc::clone(&self.ledger);
-        let note = move |result: RecordResult| ledger.lock().complete(number, result);
+        let (ledger, clock) = (Arc::clone(&self.ledger), self.clock.clone());
+        let note = move |result: RecordResult| ledger.lock().complete(number, result, clock.now());
         match hears {
             Hears::Nobody => Reply::IGNORE,
             Hears::Future => Reply::FUTURE,

@@ -10,7 +10,8 @@
 //!   flight per partition, among what was acknowledged, by the acknowledged offsets: a request that was given up may be done late, and then a record that failed, or a second copy, stands anywhere. With several in flight and no
 //!   idempotence nothing is promised. When a broker forgets a producer the promise stands: it refuses what it does not know until that begins again.
 //! - **No duplicates, no gaps.** With idempotence a record stands in the log once, and of each id and epoch the sequences begin with 0 and follow each other.
-//! - **Liveness.** Where nothing goes wrong, nobody is stopped, and the delivery timeout is a hundred round trips, nothing expires: a partition that stays muted shows so.
+//! - **Liveness.** Once nothing goes wrong any more, nobody is stopped, and the last append has returned, what is left goes out: no callback says long after ([`Setup::settles`]) that a record has expired. A partition that stays muted shows
+//!   so, or a batch whose turn never comes. Not where a broker has forgotten a producer: as long as it does not say where its log starts, the batch comes again and again, as Kafka's does (IDEM-10).
 //! - **Memory** (L1, L2). At the end, every request having come back, every byte is in the pool, nothing is in the books, and nothing is counted outside of the pool.
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +21,7 @@ use super::plan::{Hears, Setup};
 use crate::batch::{RecordFuture, RecordResult};
 use crate::broker::Acks;
 use crate::error::SendError;
+use crate::primitive::clock::Instant;
 use crate::record::{NO_PRODUCER_ID, increment_sequence};
 
 /// What became of an append.
@@ -45,6 +47,8 @@ pub(super) struct Entry {
     began: u64,
     ended: u64,
     results: Vec<RecordResult>,
+    /// When the callback came.
+    heard: Instant,
     future: Option<RecordFuture>,
 }
 
@@ -104,6 +108,7 @@ impl Ledger {
             began,
             ended: u64::MAX,
             results: Vec::new(),
+            heard: Instant::ZERO,
             future: None,
         });
         number
@@ -126,8 +131,10 @@ impl Ledger {
     }
 
     /// A callback came.
-    pub(super) fn complete(&mut self, number: usize, result: RecordResult) {
-        self.entries[number].results.push(result);
+    pub(super) fn complete(&mut self, number: usize, result: RecordResult, now: Instant) {
+        let entry = &mut self.entries[number];
+        entry.results.push(result);
+        entry.heard = now;
     }
 
     /// The records accepted until now.
@@ -173,6 +180,18 @@ impl Ledger {
             }
             if setup.keeps_order() {
                 self.check_order(partition, &places, setup);
+            }
+        }
+    }
+
+    /// That nothing expired long after all had settled; that was at `calm`.
+    pub(super) fn check_liveness(&mut self, setup: &Setup, calm: Instant) {
+        let Some(settles) = setup.settles() else { return };
+        let latest = calm.saturating_add(settles);
+        for (number, entry) in self.entries.iter().enumerate() {
+            if matches!(entry.results.first(), Some(Err(SendError::DeliveryTimeout { .. }))) && entry.heard > latest {
+                let late = entry.heard.saturating_since(calm);
+                self.wrong.push(format!("record {number} expired {late:?} after the last thing that went wrong"));
             }
         }
     }

@@ -80,13 +80,9 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// Whether it keeps nobody from his work.
-    pub(super) fn is_harmless(&self) -> bool {
-        matches!(
-            self,
-            Self::Append { stop: None, hears: Hears::Nobody | Hears::Future | Hears::Callback, .. }
-                | Self::Flush { .. }
-        )
+    /// Whether a batch may come again until it expires, by no fault of anybody's.
+    pub(super) fn may_go_on(&self) -> bool {
+        matches!(self, Self::Forget { .. })
     }
 }
 
@@ -331,13 +327,14 @@ impl Setup {
         }
     }
 
-    /// Whether a cluster in which nothing goes wrong answers everything long before it expires.
-    pub(super) fn has_time(&self) -> bool {
+    /// How long it may take until all that was appended has been sent and answered, once nothing goes wrong any more: a round trip for each of sixty batches, what is still waited for, backoffs. `None` where requests
+    /// may time out although nothing goes wrong.
+    pub(super) fn settles(&self) -> Option<Duration> {
         // Two ways of at most twice the mean, behind four others and an answer of theirs.
         let round = Duration::from_micros(20 * self.latency);
-        self.max_message_bytes == usize::MAX
-            && self.sender.request_timeout > round
-            && self.sender.delivery_timeout >= Duration::from_secs(5).max(100 * round)
+        let waits = 4 * self.sender.request_timeout + 8 * self.accumulator.backoff.max;
+        (self.sender.request_timeout > round && self.max_message_bytes == usize::MAX)
+            .then(|| Duration::from_secs(1) + 60 * round + waits)
     }
 
     /// Whether what was put in first must come out first, over retries too (L6).

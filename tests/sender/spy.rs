@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appended, DrainGate, Drained, ReadyCheck, SenderView};
+use unlatched::accumulator::{
+    Accumulator, AccumulatorConfig, Appended, AppendedMany, DrainGate, Drained, ReadyCheck, SenderView,
+};
 use unlatched::batch::{OffPoolSnapshot, Reply, SealedBatch};
 use unlatched::broker::{Cluster, NodeId};
 use unlatched::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
@@ -65,6 +67,16 @@ impl<A: Accumulator> Accumulator for Spy<A> {
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
         self.core.append(partition, record, reply, max_block)
+    }
+
+    fn append_many(
+        &self,
+        partition: &A::Partition,
+        records: &[Record<'_>],
+        futures: bool,
+        max_block: Duration,
+    ) -> AppendedMany {
+        self.core.append_many(partition, records, futures, max_block)
     }
 
     fn begin_flush(&self) {
