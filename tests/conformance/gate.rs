@@ -8,16 +8,20 @@ use unlatched::batch::{RecordFuture, SealedBatch};
 use unlatched::error::{FlushError, TopicPartition};
 use unlatched::record::{ProducerState, RecordBatch, crc32c};
 
-use crate::batch::tp;
+use crate::appenders::{self, AppenderOf, with_a_lane};
+use crate::batch::{millis, tp};
 use crate::deviations::{Behaviour, keeps};
 use crate::rig::{NODE, Rig, config, led_since, partitions, values};
-use crate::support::{Core, on_every_core};
+use crate::support::{Core, LONG, on_every_core};
 
 on_every_core![
     acc_29_a_refused_head_ends_its_nodes_turn_or_is_skipped,
+    acc_23_what_an_appender_has_behind_a_retry_that_waits_makes_no_node_ready,
     acc_29_a_refused_partition_makes_no_node_ready,
+    acc_29_what_an_appender_has_behind_a_refused_head_makes_no_node_ready,
     acc_31_a_batch_is_stamped_at_its_first_drain_under_its_checksum,
     acc_35_what_has_a_sequence_goes_back_in_order,
+    acc_35_what_was_opened_first_and_drained_last_goes_back_last,
     acc_36_parts_stand_in_their_places,
     acc_37_parts_are_outside_of_the_pool,
     batch_22_a_newer_leader_ends_the_backoff_of_the_attempt_it_was_seen_at,
@@ -51,7 +55,20 @@ impl DrainGate for Stamps {
     }
 }
 
-fn drain<C: Core>(rig: &mut Rig<C>, gate: &mut Stamps) -> Vec<SealedBatch> {
+/// Lets nothing be sent again, as while a batch before it is away.
+struct OnlyNew(Stamps);
+
+impl DrainGate for OnlyNew {
+    fn admits(&mut self, _: &TopicPartition, head: Option<&SealedBatch>) -> bool {
+        !head.is_some_and(SealedBatch::has_sequence)
+    }
+
+    fn drained(&mut self, batch: &mut SealedBatch) {
+        self.0.drained(batch);
+    }
+}
+
+fn drain<C: Core>(rig: &mut Rig<C>, gate: &mut impl DrainGate) -> Vec<SealedBatch> {
     let now = rig.clock.look();
     rig.view.drain_through(&rig.cluster, &[NODE], usize::MAX, now, gate).remove(0).batches
 }
@@ -143,6 +160,77 @@ fn acc_35_what_has_a_sequence_goes_back_in_order<C: Core>() {
     assert_eq!(values(&again), ["a", "c", "b"]);
     assert_eq!(again[2].producer_state().base_sequence, 4, "a new one");
     again.into_iter().chain(batches).for_each(|batch| rig.acknowledge(batch));
+}
+
+/// Found by the simulation: of several lanes the batch opened first need not be the one drained first, so numbers say nothing about sequences.
+fn acc_35_what_was_opened_first_and_drained_last_goes_back_last<C: Core>() {
+    for order in [[0, 0], [1, 0]] {
+        let (mut rig, _appender) = with_a_lane::<C>(lingering());
+        let mut gate = Stamps::default();
+        rig.push(0, b"later");
+        let mut batches = drain(&mut rig, &mut gate);
+        rig.accumulator.begin_flush();
+        assert!(rig.is_ready());
+        batches.extend(drain(&mut rig, &mut gate));
+        assert_eq!(values(&batches), ["later", "mine"]);
+        assert!(batches[0].id() > batches[1].id());
+        for at in order {
+            rig.reenqueue(batches.remove(at));
+        }
+        rig.pass(200);
+        for _ in 0..2 {
+            batches.extend(drain(&mut rig, &mut gate));
+        }
+        assert_eq!((values(&batches), gate.next), (vec!["later".to_owned(), "mine".to_owned()], 2));
+        batches.into_iter().for_each(|batch| rig.acknowledge(batch));
+    }
+}
+
+fn lingering() -> AccumulatorConfig {
+    AccumulatorConfig { linger: LONG, ..appenders::ample() }
+}
+
+/// A retry with a sequence, and behind it what an appender has, which is due.
+fn with_a_retry_before_a_lane<C: Core>() -> (Rig<C>, Stamps, AppenderOf<C>) {
+    let (mut rig, appender) = with_a_lane::<C>(lingering());
+    let mut gate = Stamps::default();
+    rig.push(0, b"first");
+    let batch = drain(&mut rig, &mut gate).remove(0);
+    rig.reenqueue(batch);
+    rig.accumulator.begin_flush();
+    (rig, gate, appender)
+}
+
+/// Found by the simulation, in the twin: a pass without a sleep for as long as the backoff is.
+fn acc_23_what_an_appender_has_behind_a_retry_that_waits_makes_no_node_ready<C: Core>() {
+    let (mut rig, mut gate, _appender) = with_a_retry_before_a_lane::<C>();
+    let check = rig.ready();
+    let left = check.next_check.expect("the rest of the backoff");
+    assert!(check.nodes.is_empty() && (millis(80)..=millis(120)).contains(&left), "{check:?}");
+    assert!(drain(&mut rig, &mut gate).is_empty());
+    rig.pass(120);
+    let mut sent = Vec::new();
+    while rig.is_ready() {
+        sent.extend(drain(&mut rig, &mut gate));
+    }
+    assert_eq!(values(&sent), ["first", "mine"]);
+    sent.into_iter().for_each(|batch| rig.acknowledge(batch));
+}
+
+fn acc_29_what_an_appender_has_behind_a_refused_head_makes_no_node_ready<C: Core>() {
+    let (mut rig, gate, _appender) = with_a_retry_before_a_lane::<C>();
+    let mut gate = OnlyNew(gate);
+    rig.pass(120);
+    let now = rig.clock.look();
+    let check = rig.view.ready_through(&rig.cluster, now, &mut gate);
+    assert!(check.nodes.is_empty() && check.next_check.is_none_or(|left| left > millis(1_000)), "{check:?}");
+    assert!(drain(&mut rig, &mut gate).is_empty());
+    let mut sent = Vec::new();
+    while rig.is_ready() {
+        sent.extend(drain(&mut rig, &mut gate.0));
+    }
+    assert_eq!(values(&sent), ["first", "mine"]);
+    sent.into_iter().for_each(|batch| rig.acknowledge(batch));
 }
 
 fn batch_22_a_newer_leader_ends_the_backoff_of_the_attempt_it_was_seen_at<C: Core>() {
