@@ -429,7 +429,7 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
                     code,
                     message: answer.message.clone(),
                 };
-                if facts.sequenced && code.is_fatal_for_producer() {
+                if code.is_fatal_for_producer() {
                     self.idempotence.iter_mut().for_each(|state| state.fail(code));
                 }
                 self.fail(batch, error, Some(answer), fate);

@@ -1,5 +1,7 @@
 //! Ids, epochs, sequences: what goes out with which, and when. IDEM-01 to IDEM-17 without transactions, GAP-25, 26, 33, 36.
 
+use std::time::Duration;
+
 use unlatched::accumulator::{Accumulator, DrainGate};
 use unlatched::batch::SealedBatch;
 use unlatched::broker::{Acks, ErrorCode, Outcome, PartitionResponse, ProduceRequest, ProducerIdAndEpoch};
@@ -28,6 +30,7 @@ on_every_core![
     idem_04_a_retry_that_is_drained_too_late_gives_no_sequences_back,
     idem_10_what_was_never_submitted_is_not_in_doubt,
     idem_12_what_is_with_the_broker_keeps_its_stamp,
+    idem_12_a_gap_that_an_expiry_leaves_is_closed_at_once,
     idem_17_a_fatal_answer_to_the_request_for_an_id_ends_the_producer,
     idem_17_the_first_fatal_error_stands,
     met_05_latency_throttling_and_requests_in_flight,
@@ -74,23 +77,6 @@ fn name(request: &ProduceRequest) -> String {
 }
 
 impl<A: Accumulator> Rig<A> {
-    /// An idempotent sender that has its id.
-    fn idempotent() -> Self {
-        let mut rig = Self::with(memory(), idempotent());
-        rig.send_nothing();
-        rig
-    }
-
-    /// One that has its first batch of partition 0 acknowledged, so that it sends more at once.
-    fn known() -> Self {
-        let mut rig = Self::idempotent();
-        rig.push_noted(0, "first");
-        let request = rig.send();
-        rig.acknowledge(request);
-        rig.results.take();
-        rig
-    }
-
     /// Sends one request for each of `names`, all to partition 0.
     fn send_each(&mut self, names: &[&str]) -> Vec<ProduceRequest> {
         names.iter().for_each(|name| self.push_noted(0, name));
@@ -411,7 +397,8 @@ fn idem_12_what_may_have_been_written_keeps_its_stamp_until_that_is_known<A: Acc
     }
 }
 
-fn gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresolved<A: Accumulator>() {
+/// The requests of `a`, which has expired at its first attempt, and of `b`; `c` waits.
+fn expired_before_another<A: Accumulator>() -> (Rig<A>, [ProduceRequest; 2]) {
     let mut rig = Rig::<A>::known();
     let first = rig.send_each(&["a"]).remove(0);
     rig.advance(500);
@@ -421,6 +408,11 @@ fn gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresol
     assert_eq!(rig.results.names(), ["a"], "it expired");
     rig.push_noted(0, "c");
     rig.send_nothing();
+    (rig, [first, second])
+}
+
+fn gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresolved<A: Accumulator>() {
+    let (mut rig, [first, second]) = expired_before_another::<A>();
     assert!(rig.sender.idempotence().unwrap().is_unresolved(&tp(0)));
     rig.refuse(second, ErrorCode::OutOfOrderSequenceNumber);
     rig.advance(100);
@@ -432,14 +424,7 @@ fn gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresol
 }
 
 fn idem_14_a_later_success_resolves_what_expired<A: Accumulator>() {
-    let mut rig = Rig::<A>::known();
-    let first = rig.send_each(&["a"]).remove(0);
-    rig.advance(500);
-    let second = rig.send_each(&["b"]).remove(0);
-    rig.advance(500);
-    rig.send_nothing();
-    rig.push_noted(0, "c");
-    rig.send_nothing();
+    let (mut rig, [first, second]) = expired_before_another::<A>();
     rig.acknowledge(second);
     assert!(!rig.sender.idempotence().unwrap().is_unresolved(&tp(0)));
     let third = rig.send();
@@ -627,6 +612,24 @@ fn idem_12_what_is_with_the_broker_keeps_its_stamp<A: Accumulator>() {
     rig.refuse(fourth, ErrorCode::OutOfOrderSequenceNumber);
     rig.advance(100);
     assert_eq!(rig.drain_all(), [("d".to_owned(), (1, 1, 0))]);
+    rig.assert_at_rest();
+}
+
+fn idem_12_a_gap_that_an_expiry_leaves_is_closed_at_once<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    let first = rig.send_each(&["a"]).remove(0);
+    rig.advance(300);
+    let second = rig.send_each(&["b"]).remove(0);
+    rig.refuse(second, ErrorCode::NotEnoughReplicas);
+    rig.advance(650);
+    rig.refuse(first, ErrorCode::NotEnoughReplicas);
+    // In its backoff, so what is behind it need not wait for that.
+    rig.advance(50);
+    assert_eq!(rig.pass(), Duration::ZERO);
+    assert_eq!(rig.results.names(), ["a"], "it expired, and was surely not written");
+    let request = rig.send();
+    assert_eq!((name(&request), stamps(&request)), ("b".into(), vec![(1, 1, 0)]));
+    rig.acknowledge(request);
     rig.assert_at_rest();
 }
 
