@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use unlatched::accumulator::{Accumulator, AccumulatorConfig, DrainGate, SenderView};
-use unlatched::batch::{RecordFuture, SealedBatch};
-use unlatched::error::{FlushError, TopicPartition};
+use unlatched::batch::{FinalState, RecordFuture, SealedBatch};
+use unlatched::error::{FlushError, SendError, TopicPartition};
 use unlatched::record::{ProducerState, RecordBatch, crc32c};
 
 use crate::appenders::{self, AppenderOf, with_a_lane};
@@ -26,6 +26,8 @@ on_every_core![
     acc_37_parts_are_outside_of_the_pool,
     batch_22_a_newer_leader_ends_the_backoff_of_the_attempt_it_was_seen_at,
     batch_23_records_are_read_again_into_smaller_batches,
+    batch_23_a_whole_ends_as_the_worst_of_its_parts,
+    batch_23_parts_are_no_larger_than_a_batch_whatever_the_codec,
     batch_24_parts_have_no_attempts_and_the_age_of_their_whole,
     batch_25_what_cannot_be_split_comes_back_untouched,
     batch_26_a_closed_batch_is_stamped_anew_only_after_a_reset,
@@ -272,6 +274,55 @@ fn batch_23_records_are_read_again_into_smaller_batches<C: Core>() {
     assert!(!rig.accumulator.has_incomplete());
 }
 
+fn batch_23_a_whole_ends_as_the_worst_of_its_parts<C: Core>() {
+    for failed in [false, true] {
+        let mut rig = ample::<C>();
+        let (batch, _futures) = eight(&mut rig);
+        let watch = batch.completion().watch();
+        let mut parts = rig.view.split(batch).unwrap();
+        let last = parts.pop().unwrap();
+        parts.into_iter().for_each(|part| rig.acknowledge(part));
+        assert_eq!(watch.final_state(), None);
+        if failed {
+            assert_eq!(last.completion().fail(SendError::Aborted { reason: "it failed" }, None), Ok(true));
+        } else {
+            drop(last);
+        }
+        let expected = if failed { FinalState::Failed } else { FinalState::Aborted };
+        assert_eq!(watch.final_state(), Some(expected), "the others have succeeded");
+    }
+}
+
+/// What a codec has packed into one batch would go again as it is, were half of it still more than a batch may have uncompressed.
+fn batch_23_parts_are_no_larger_than_a_batch_whatever_the_codec<C: Core>() {
+    let compression = "lz4".parse().unwrap();
+    let mut rig = Rig::<C>::with(AccumulatorConfig { batch_size: 512, compression, ..appenders::ample() });
+    let full = |rig: &mut Rig<C>| {
+        while !rig.append(0, &[b'z'; 60]).batch_is_full {}
+        rig.drain_one()
+    };
+    let mut batch = full(&mut rig);
+    // The twin learns from each batch how much more the next may take.
+    for _ in 0..200 {
+        rig.acknowledge(batch);
+        batch = full(&mut rig);
+    }
+    match keeps::<C>("GAP-34") {
+        Behaviour::Promise => assert!(batch.uncompressed_size() <= 512),
+        Behaviour::Kafka => assert!(batch.uncompressed_size() > 1_024 && batch.size() <= 512, "{batch:?}"),
+    }
+    for part in rig.view.split(batch).unwrap() {
+        assert!(part.uncompressed_size() <= 512, "{part:?}");
+        rig.acknowledge(part);
+    }
+    // One may have been opened before.
+    let before = full(&mut rig);
+    let next = full(&mut rig);
+    assert!(next.uncompressed_size() <= 512, "ACC-36: it had learned too much: {next:?}");
+    rig.acknowledge(before);
+    rig.acknowledge(next);
+}
+
 fn batch_24_parts_have_no_attempts_and_the_age_of_their_whole<C: Core>() {
     let mut rig = ample::<C>();
     let (batch, _futures) = eight(&mut rig);
@@ -326,15 +377,18 @@ fn acc_36_parts_stand_in_their_places<C: Core>() {
     let mut parts = rig.view.split(batch).unwrap();
     parts.reverse();
     parts.into_iter().for_each(|part| rig.view.enqueue(part));
+    assert!(rig.append(0, b"after").batch_is_full, "ACC-05: there is something to send");
     let mut sent = Vec::new();
     while rig.accumulator.has_undrained() {
         sent.extend(rig.drain());
     }
-    let expected: Vec<String> = (0..8).map(|number| format!("record {number}")).chain(["later".into()]).collect();
+    let expected: Vec<String> =
+        (0..8).map(|number| format!("record {number}")).chain(["later", "after"].map(String::from)).collect();
     assert_eq!(values(&sent), expected);
     assert!(sent.iter().all(|batch| batch.queue_time() == Some(Duration::ZERO)), "nothing was waited for");
     sent.into_iter().for_each(|batch| rig.acknowledge(batch));
     assert!(!rig.accumulator.has_incomplete());
+    assert!(!rig.append(0, b"alone").batch_is_full, "nothing is left of them");
 }
 
 fn acc_37_parts_are_outside_of_the_pool<C: Core>() {

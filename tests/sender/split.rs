@@ -348,6 +348,7 @@ fn send_08_a_part_expires_and_the_others_do_not<A: Accumulator>() {
     assert!(futures.iter().all(|future| !future.is_done()), "they complete together");
     rig.advance(990);
     rig.pass();
+    assert_eq!(rig.accumulator.left_in_the_books(), [0u64; 0], "nothing is owed, whenever the requests come back");
     let results: Vec<_> = futures.into_iter().map(result).collect();
     assert!(results[..written].iter().all(Result::is_ok) && written < 8);
     assert!(results[written..].iter().all(|result| matches!(result, Err(SendError::DeliveryTimeout { .. }))));
