@@ -15,7 +15,7 @@ use unlatched::broker::{Acks, Broker, ErrorCode, NodeId, Outcome, ProduceRequest
 use unlatched::error::{SendError, TopicPartition};
 use unlatched::mutex::{MutexBatch, StdAccumulator, StdPool};
 use unlatched::pool::BufferPool;
-use unlatched::primitive::clock::{Clock, Instant, SystemClock};
+use unlatched::primitive::clock::{Clock, Instant, ManualClock, SystemClock};
 use unlatched::producer::{Producer, ProducerConfig};
 use unlatched::record::Record;
 
@@ -465,6 +465,26 @@ fn a_producer_delivers_once_through_faults_that_leave_nothing_written() {
     };
     delivers_once::<StdAccumulator>(false, leave_nothing);
     delivers_once::<LockFreeAccumulator>(false, leave_nothing);
+}
+
+#[test]
+fn idem_02_each_producer_has_an_id_of_its_own_also_where_a_directory_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let mut ids = HashSet::new();
+    for _ in 0..2 {
+        let open = EmbeddedBroker::builder().storage(Storage::directory(dir.path())).clock(clock.clone());
+        let broker = open.open().unwrap();
+        for _ in 0..3 {
+            let mut client = broker.connect().unwrap();
+            client.init_producer_id(LONG, clock.now()).unwrap();
+            let mut responses = Vec::new();
+            client.poll(LONG, &mut responses);
+            let [Response::InitProducerId(Ok(producer))] = responses[..] else { panic!("{responses:?}") };
+            assert!(producer.epoch == 0 && ids.insert(producer.id), "{producer:?} is not among {ids:?}");
+        }
+        clock.advance(MS);
+    }
 }
 
 #[test]

@@ -142,5 +142,11 @@ mod tests {
         assert_eq!(newer.leader(&at(0)), Some(leader(2, Some(5))));
         assert_eq!((newer.led_by(NodeId(1)).len(), newer.led_by(NodeId(2))), (0, &[at(0)][..]));
         assert_eq!(cluster.with_leader(&at(1), leader(2, None)).unwrap().leader(&at(1)), Some(leader(2, None)));
+        // Whatever the order of a table: places follow the names.
+        let names = ["q", "t", "b", "z", "k"].map(Arc::<str>::from);
+        let cluster = Cluster::new(names.map(|name| (name, vec![Some(leader(1, Some(4)))])));
+        let led = cluster.with_leader(&at(0), leader(1, Some(5))).unwrap();
+        let led: Vec<&str> = led.led_by(NodeId(1)).iter().map(|one| &*one.topic).collect();
+        assert_eq!(led, ["b", "k", "q", "t", "z"]);
     }
 }

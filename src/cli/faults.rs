@@ -228,6 +228,35 @@ mod tests {
     }
 
     #[test]
+    fn what_may_happen_before_or_after_the_writing_does_both_and_as_often_as_told() {
+        use crate::broker::embedded::EmbeddedBroker;
+        use crate::error::TopicPartition;
+        use crate::mutex::StdAccumulator;
+        use crate::producer::{Producer, ProducerConfig};
+        use crate::record::Record;
+
+        let again = FaultRate { kind: Kind::Error(ErrorCode::NotEnoughReplicasAfterAppend), rate: 1.0 };
+        for rate in [again, FaultRate { kind: Kind::Disconnect, rate: 1.0 }] {
+            let broker = EmbeddedBroker::builder().seed(3).reconnect_backoff(Duration::from_millis(1)).open().unwrap();
+            broker.create_topic("t", 1).unwrap();
+            let injected = Injected::new(broker.faults(), &[rate]);
+            let mut config = ProducerConfig::default();
+            (config.sender.retries, config.sender.enable_idempotence) = (0, Some(false));
+            config.accumulator.linger = Duration::ZERO;
+            let producer = Producer::<StdAccumulator>::start(config, broker.connect().unwrap()).unwrap();
+            let at = TopicPartition::new("t", 0);
+            let partition = producer.partition(&at);
+            for number in 0..64 {
+                let sent = producer.send(&partition, Record { value: Some(b"v"), ..Record::default() }).unwrap();
+                assert!(sent.wait().is_err(), "{rate}: {number}");
+            }
+            let written = broker.end_offset(&at).unwrap();
+            assert!((10..54).contains(&written), "{rate}: {written}");
+            assert_eq!(injected.counts(), Counts::from([(rate.kind.to_string(), 64)]));
+        }
+    }
+
+    #[test]
     fn the_help_says_what_is_done() {
         let help = help();
         for said in [

@@ -124,10 +124,7 @@ impl Partition {
             }
             // To a broker that does not know us whatever comes first is the first: so nobody could tell, and what comes behind must not go. That can only be parts of one that was split.
             _ if in_doubt => self.gap |= self.acked.is_none(),
-            _ => {
-                self.gap = true;
-                self.window.remove(at);
-            }
+            _ => self.gap = true,
         }
         self.slide();
     }
@@ -255,9 +252,9 @@ impl Idempotence {
         self.of(batch).and_then(|partition| partition.find(id)).is_some_and(|entry| entry.doubt)
     }
 
-    /// Takes in that a batch is to be sent again, after `code`, which has left it to `fate`; the batch may lose its stamp (IDEM-10, IDEM-12).
-    pub fn requeue(&mut self, batch: &mut SealedBatch, code: ErrorCode, fate: Fate, log_start_offset: i64) {
-        let (id, reset) = (batch.id(), batch.sequence_was_reset());
+    /// Takes in that a batch is to be sent again, after `code`, which has left it to `fate`. If that shows a gap, it may lose its stamp in its queue (IDEM-10, IDEM-12).
+    pub fn requeue(&mut self, batch: &SealedBatch, code: ErrorCode, fate: Fate, log_start_offset: i64) {
+        let id = batch.id();
         let Some(partition) = self.of(batch) else { return };
         let is_next = partition.first().is_some_and(|first| first.batch == id);
         let Some(entry) = partition.find(id) else { return };
@@ -270,15 +267,12 @@ impl Idempotence {
         partition.gap |= match code {
             // What comes before it was written, or never will be: so something is missing.
             ErrorCode::OutOfOrderSequenceNumber => is_next,
-            // The broker has forgotten us.
-            ErrorCode::UnknownProducerId => log_start_offset >= 0 && !reset,
+            // The broker has forgotten us. Kafka asks as well whether the batch was reset since it was sent; here a batch that is away is not.
+            ErrorCode::UnknownProducerId => log_start_offset >= 0,
             _ => false,
         };
         if partition.gap {
             self.note_gap(batch.topic_partition());
-            if self.may_lose_stamp(batch) {
-                batch.reset_producer_state();
-            }
         }
     }
 
@@ -302,15 +296,11 @@ impl Idempotence {
         }
     }
 
-    /// A batch was split: its parts take its sequences, in order (BATCH-24), or none if it has lost its own.
+    /// A batch was split: its parts take its sequences, in order (BATCH-24). In a gap they lose them in their queue, as others do.
     pub fn split(&mut self, topic_partition: &TopicPartition, id: u64, parts: &mut [SealedBatch]) {
         let Some(partition) = self.partitions.get_mut(topic_partition) else { return };
         let Some(at) = partition.window.iter().position(|entry| entry.batch == id) else { return };
-        let Some(mut entry) = partition.window.remove(at) else { return };
-        let Some(producer) = partition.producer.filter(|_| !partition.gap) else {
-            partition.slide();
-            return;
-        };
+        let (Some(mut entry), Some(producer)) = (partition.window.remove(at), partition.producer) else { return };
         entry.place = Place::Home;
         for (at, part) in (at..).zip(parts) {
             entry = Entry { batch: part.id(), records: part.record_count(), ..entry };

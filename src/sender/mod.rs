@@ -385,7 +385,7 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
     }
 
     /// SEND-12 to SEND-18 for one batch: Kafka's `completeBatch`. What is decided stands in [`decision`].
-    fn complete(&mut self, mut batch: SealedBatch, answer: PartitionResponse, fate: Fate, now: Instant) {
+    fn complete(&mut self, batch: SealedBatch, answer: PartitionResponse, fate: Fate, now: Instant) {
         self.in_flight.remove(&batch.id());
         let (topic_partition, code) = (answer.topic_partition.clone(), answer.error);
         if code.needs_metadata() {
@@ -421,7 +421,7 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
                 self.stats.retried(batch.record_count());
                 tracing::debug!(%topic_partition, error = %code, attempts = batch.attempts(), "will send again");
                 if let Some(idempotence) = &mut self.idempotence {
-                    idempotence.requeue(&mut batch, code, fate, answer.log_start_offset);
+                    idempotence.requeue(&batch, code, fate, answer.log_start_offset);
                 }
                 self.view.reenqueue(batch, now);
             }
@@ -431,7 +431,7 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
                     code,
                     message: answer.message.clone(),
                 };
-                if facts.sequenced && code.is_fatal_for_producer() {
+                if code.is_fatal_for_producer() {
                     self.idempotence.iter_mut().for_each(|state| state.fail(code));
                 }
                 self.fail(batch, error, Some(answer), fate);

@@ -35,7 +35,7 @@ on_every_core![
     gap_21_an_appender_outlives_its_sender,
 ];
 
-type AppenderOf<C> = <<C as Core>::Accumulator as Accumulator>::Appender;
+pub(crate) type AppenderOf<C> = <<C as Core>::Accumulator as Accumulator>::Appender;
 
 /// Room for many batches, a linger that is over soon.
 pub(crate) fn ample() -> AccumulatorConfig {

@@ -1,9 +1,11 @@
 //! What becomes of a request that came back: outcomes, retries, errors, and answers that are not what they should be. SEND-10, 13 to 22,
-//! 24, GAP-27.
+//! 24, GAP-23, 27.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, Backoff};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Backoff};
 use unlatched::batch::RecordResult;
 use unlatched::broker::{ErrorCode, Outcome, PartitionResponse, ProduceRequest};
 use unlatched::error::{SendError, TopicPartition};
@@ -17,6 +19,7 @@ on_every_core![
     send_10_transport_outcomes_stand_for_every_batch,
     send_13_a_retriable_error_puts_the_batch_back,
     send_13_a_batch_is_not_sent_again_before_its_backoff,
+    gap_23_the_backoff_is_drawn_once_for_each_attempt,
     send_14_a_duplicate_counts_as_success,
     send_15_another_error_fails_every_record,
     send_16_errors_of_stale_metadata_ask_for_fresh_ones,
@@ -130,6 +133,38 @@ fn send_13_a_batch_is_not_sent_again_before_its_backoff<A: Accumulator>() {
     let request = rig.send();
     assert_eq!(request.batches[0].attempts(), 2);
     rig.acknowledge(request);
+    rig.assert_at_rest();
+}
+
+/// By the lock-free core. Kafka, and so the twin, draws at each look: how long it is depends on how often one looks.
+fn gap_23_the_backoff_is_drawn_once_for_each_attempt<A: Accumulator>() {
+    let memory = AccumulatorConfig { backoff: Backoff { initial: millis(100), max: millis(10_000) }, ..memory() };
+    let mut rig = Rig::<A>::with(memory, requests());
+    rig.push_noted(0, "a");
+    let mut drawn = Vec::new();
+    for initial in [100, 200] {
+        let request = rig.send();
+        rig.refuse(request, ErrorCode::RequestTimedOut);
+        let looks: BTreeSet<Duration> = (0..40).map(|_| rig.pass()).collect();
+        let (shortest, longest) = (*looks.first().unwrap(), *looks.last().unwrap());
+        assert!(millis(initial * 4 / 5) <= shortest && longest <= millis(initial * 6 / 5), "{looks:?}");
+        if A::NAME != "lockfree" {
+            assert!(looks.len() > 10, "{looks:?}");
+            rig.advance(initial * 6 / 5);
+            continue;
+        }
+        assert_eq!(looks.len(), 1, "{looks:?}");
+        // To the nanosecond, however often it is looked at on the way.
+        for part in [shortest / 2, shortest - shortest / 2 - Duration::from_nanos(1)] {
+            rig.clock.advance(part);
+            (0..20).for_each(|_| rig.send_nothing());
+        }
+        rig.clock.advance(Duration::from_nanos(1));
+        drawn.push(shortest);
+    }
+    let request = rig.send();
+    rig.acknowledge(request);
+    assert!(drawn.is_empty() || drawn[1] != 2 * drawn[0], "each attempt draws for itself: {drawn:?}");
     rig.assert_at_rest();
 }
 

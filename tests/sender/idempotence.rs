@@ -1,6 +1,9 @@
 //! Ids, epochs, sequences: what goes out with which, and when. IDEM-01 to IDEM-17 without transactions, GAP-25, 26, 33, 36.
 
-use unlatched::accumulator::Accumulator;
+use std::time::Duration;
+
+use unlatched::accumulator::{Accumulator, DrainGate};
+use unlatched::batch::SealedBatch;
 use unlatched::broker::{Acks, ErrorCode, Outcome, PartitionResponse, ProduceRequest, ProducerIdAndEpoch};
 use unlatched::error::SendError;
 use unlatched::record::ProducerState;
@@ -20,9 +23,16 @@ on_every_core![
     idem_01_what_is_wished_and_cannot_be_is_an_error,
     idem_02_nothing_goes_before_there_is_an_id,
     idem_02_an_id_that_is_not_given_is_asked_for_again,
+    idem_02_an_id_that_nobody_waits_for_is_not_taken,
     idem_03_the_first_batch_of_an_epoch_goes_alone,
     idem_04_a_retry_keeps_its_stamp,
     idem_04_a_batch_that_expires_before_it_is_sent_gives_its_sequences_back,
+    idem_04_a_retry_that_is_drained_too_late_gives_no_sequences_back,
+    idem_10_what_was_never_submitted_is_not_in_doubt,
+    idem_12_what_is_with_the_broker_keeps_its_stamp,
+    idem_12_a_gap_that_an_expiry_leaves_is_closed_at_once,
+    idem_17_a_fatal_answer_to_the_request_for_an_id_ends_the_producer,
+    idem_17_the_first_fatal_error_stands,
     met_05_latency_throttling_and_requests_in_flight,
     send_16_a_leader_that_the_answer_names_is_told_to_the_transport,
     send_04_no_more_requests_to_a_node_than_may_be_in_flight,
@@ -39,6 +49,7 @@ on_every_core![
     idem_12_what_may_have_been_written_keeps_its_stamp_until_that_is_known,
     idem_14_a_later_success_resolves_what_expired,
     idem_15_other_partitions_keep_their_epoch_until_nothing_of_theirs_is_in_flight,
+    idem_15_gaps_of_one_epoch_raise_it_once,
     idem_15_after_the_last_epoch_a_new_id_is_asked_for,
     idem_16_a_late_answer_does_not_disturb_the_new_epoch,
     idem_17_some_errors_end_the_producer,
@@ -51,6 +62,12 @@ fn stamps(request: &ProduceRequest) -> Vec<(i64, i16, i32)> {
     request.batches.iter().map(|batch| stamp(batch.producer_state())).collect()
 }
 
+/// The answer of a broker that does not know the producer any more.
+fn forgotten(batch: &SealedBatch) -> PartitionResponse {
+    let refused = PartitionResponse::refused(batch.topic_partition().clone(), ErrorCode::UnknownProducerId);
+    PartitionResponse { log_start_offset: 0, ..refused }
+}
+
 /// The name of the one record in a request.
 #[track_caller]
 fn name(request: &ProduceRequest) -> String {
@@ -60,23 +77,6 @@ fn name(request: &ProduceRequest) -> String {
 }
 
 impl<A: Accumulator> Rig<A> {
-    /// An idempotent sender that has its id.
-    fn idempotent() -> Self {
-        let mut rig = Self::with(memory(), idempotent());
-        rig.send_nothing();
-        rig
-    }
-
-    /// One that has its first batch of partition 0 acknowledged, so that it sends more at once.
-    fn known() -> Self {
-        let mut rig = Self::idempotent();
-        rig.push_noted(0, "first");
-        let request = rig.send();
-        rig.acknowledge(request);
-        rig.results.take();
-        rig
-    }
-
     /// Sends one request for each of `names`, all to partition 0.
     fn send_each(&mut self, names: &[&str]) -> Vec<ProduceRequest> {
         names.iter().for_each(|name| self.push_noted(0, name));
@@ -101,6 +101,7 @@ impl<A: Accumulator> Rig<A> {
 fn idem_01_what_is_wished_and_cannot_be_is_an_error<A: Accumulator>() {
     let base = || SenderConfig { enable_idempotence: Some(true), ..SenderConfig::default() };
     assert_eq!(base().idempotence(), Ok(true));
+    assert_eq!(SenderConfig::default().idempotence(), Ok(true), "not wished and not refused");
     let cases = [
         (SenderConfig { acks: Acks::Leader, ..base() }, IdempotenceConflict::Acks(Acks::Leader)),
         (SenderConfig { retries: 0, ..base() }, IdempotenceConflict::Retries),
@@ -149,6 +150,16 @@ fn idem_02_an_id_that_is_not_given_is_asked_for_again<A: Accumulator>() {
     rig.send_nothing();
     let request = rig.send();
     assert_eq!(rig.log.take_only(&["init"]), ["init producer id"]);
+    rig.acknowledge(request);
+    rig.assert_at_rest();
+}
+
+fn idem_02_an_id_that_nobody_waits_for_is_not_taken<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    rig.script.give_id(Ok(ProducerIdAndEpoch::new(99)));
+    rig.pass();
+    let request = rig.send_each(&["a"]).remove(0);
+    assert_eq!(stamps(&request), [(1, 0, 1)]);
     rig.acknowledge(request);
     rig.assert_at_rest();
 }
@@ -251,9 +262,10 @@ fn acc_29_a_refused_partition_is_skipped_by_the_lock_free_core_alone<A: Accumula
     for (partition, name) in [(0, "b"), (2, "c"), (4, "d")] {
         rig.push_noted(partition, name);
     }
-    rig.pass();
+    let slept = rig.pass();
     let sent = rig.script.requests();
     let expected: &[i32] = if A::NAME == "lockfree" { &[2, 4] } else { &[] };
+    assert!(slept <= millis(1), "a node that is ready and gives nothing is looked at again soon: {slept:?}");
     assert_eq!(sent.iter().flat_map(partitions).collect::<Vec<_>>(), expected, "GAP-22");
     sent.into_iter().for_each(|request| rig.script.acknowledge(request));
     rig.acknowledge(first);
@@ -318,10 +330,7 @@ fn idem_10_a_forgotten_producer_begins_again<A: Accumulator>() {
     for (log_start_offset, stamp) in [(-1, (1, 0, 1)), (0, (1, 1, 0))] {
         let mut rig = Rig::<A>::known();
         let request = rig.send_each(&["a"]).remove(0);
-        rig.script.answer(request, |batch| PartitionResponse {
-            log_start_offset,
-            ..PartitionResponse::refused(batch.topic_partition().clone(), ErrorCode::UnknownProducerId)
-        });
+        rig.script.answer(request, |batch| PartitionResponse { log_start_offset, ..forgotten(batch) });
         rig.pass();
         rig.advance(100);
         assert_eq!(rig.drain_all(), [("a".to_owned(), stamp)], "{log_start_offset}");
@@ -334,10 +343,7 @@ fn idem_10_a_forgotten_producer_begins_again<A: Accumulator>() {
     rig.pass();
     rig.advance(100);
     let again = rig.send();
-    rig.script.answer(again, |batch| PartitionResponse {
-        log_start_offset: 0,
-        ..PartitionResponse::refused(batch.topic_partition().clone(), ErrorCode::UnknownProducerId)
-    });
+    rig.script.answer(again, forgotten);
     rig.pass();
     assert_eq!(rig.results.take(), [("a".into(), refused(0, ErrorCode::UnknownProducerId))]);
     rig.assert_at_rest();
@@ -393,7 +399,8 @@ fn idem_12_what_may_have_been_written_keeps_its_stamp_until_that_is_known<A: Acc
     }
 }
 
-fn gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresolved<A: Accumulator>() {
+/// The requests of `a`, which has expired at its first attempt, and of `b`; `c` waits.
+fn expired_before_another<A: Accumulator>() -> (Rig<A>, [ProduceRequest; 2]) {
     let mut rig = Rig::<A>::known();
     let first = rig.send_each(&["a"]).remove(0);
     rig.advance(500);
@@ -403,6 +410,11 @@ fn gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresol
     assert_eq!(rig.results.names(), ["a"], "it expired");
     rig.push_noted(0, "c");
     rig.send_nothing();
+    (rig, [first, second])
+}
+
+fn gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresolved<A: Accumulator>() {
+    let (mut rig, [first, second]) = expired_before_another::<A>();
     assert!(rig.sender.idempotence().unwrap().is_unresolved(&tp(0)));
     rig.refuse(second, ErrorCode::OutOfOrderSequenceNumber);
     rig.advance(100);
@@ -414,14 +426,7 @@ fn gap_25_a_batch_that_expires_at_its_first_attempt_leaves_its_partition_unresol
 }
 
 fn idem_14_a_later_success_resolves_what_expired<A: Accumulator>() {
-    let mut rig = Rig::<A>::known();
-    let first = rig.send_each(&["a"]).remove(0);
-    rig.advance(500);
-    let second = rig.send_each(&["b"]).remove(0);
-    rig.advance(500);
-    rig.send_nothing();
-    rig.push_noted(0, "c");
-    rig.send_nothing();
+    let (mut rig, [first, second]) = expired_before_another::<A>();
     rig.acknowledge(second);
     assert!(!rig.sender.idempotence().unwrap().is_unresolved(&tp(0)));
     let third = rig.send();
@@ -446,6 +451,26 @@ fn idem_15_other_partitions_keep_their_epoch_until_nothing_of_theirs_is_in_fligh
     rig.advance(100);
     let expected = [("x".to_owned(), (1, 0, 0)), ("y".to_owned(), (1, 1, 0))];
     assert_eq!(rig.drain_all(), expected);
+    rig.assert_at_rest();
+}
+
+fn idem_15_gaps_of_one_epoch_raise_it_once<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    rig.push_noted(2, "x");
+    let mut requests = vec![rig.send()];
+    requests.extend(rig.send_each(&["a"]));
+    for request in requests {
+        rig.refuse(request, ErrorCode::InvalidRecord);
+        rig.send_nothing();
+    }
+    assert_eq!(rig.sender.idempotence().unwrap().producer(), Some(ProducerIdAndEpoch { id: 1, epoch: 1 }));
+    assert_eq!(rig.sender.idempotence().unwrap().gaps(), []);
+    for (partition, name) in [(0, "b"), (2, "y")] {
+        rig.push_noted(partition, name);
+        let request = rig.send();
+        assert_eq!(stamps(&request), [(1, 1, 0)]);
+        rig.acknowledge(request);
+    }
     rig.assert_at_rest();
 }
 
@@ -540,6 +565,107 @@ fn idem_04_a_batch_that_expires_before_it_is_sent_gives_its_sequences_back<A: Ac
     rig.assert_at_rest();
 }
 
+fn idem_04_a_retry_that_is_drained_too_late_gives_no_sequences_back<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    let request = rig.send_each(&["late"]).remove(0);
+    rig.script.end(request, Outcome::Disconnected);
+    rig.pass();
+    // No pass between the end of the backoff and that of its time: it is drained again, and not sent.
+    rig.advance(1_000);
+    rig.send_nothing();
+    assert!(matches!(rig.results.take()[..], [(_, Err(SendError::DeliveryTimeout { .. }))]));
+    let request = rig.send_each(&["a"]).remove(0);
+    assert_eq!(stamps(&request), [(1, 1, 0)], "it may have been written with 1");
+    rig.acknowledge(request);
+    rig.assert_at_rest();
+}
+
+/// Known to the sender, so what would have to fail after a lost answer can be sent again.
+fn idem_10_what_was_never_submitted_is_not_in_doubt<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    rig.script.set_refuses(true);
+    rig.push_noted(0, "a");
+    rig.send_nothing();
+    rig.script.set_refuses(false);
+    rig.advance(100);
+    let request = rig.send();
+    rig.script.answer(request, forgotten);
+    rig.pass();
+    rig.advance(100);
+    assert_eq!(rig.drain_all(), [("a".to_owned(), (1, 1, 0))]);
+    assert!(rig.results.take()[0].1.is_ok());
+    rig.assert_at_rest();
+}
+
+/// IDEM-A, which nothing but the sender's own order keeps otherwise: it asks for batches in their queues alone.
+fn idem_12_what_is_with_the_broker_keeps_its_stamp<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    let [first, second] = rig.send_each(&["a", "b"]).try_into().unwrap();
+    rig.script.refuse(second, ErrorCode::NotEnoughReplicas);
+    rig.acknowledge(first);
+    rig.advance(100);
+    let second = rig.send();
+    let [third, fourth] = rig.send_each(&["c", "d"]).try_into().unwrap();
+    rig.refuse(third, ErrorCode::InvalidRecord);
+    for request in [&second, &fourth] {
+        assert!(!rig.sender.idempotence_mut().unwrap().may_lose_stamp(&request.batches[0]), "{request:?}");
+    }
+    rig.acknowledge(second);
+    rig.refuse(fourth, ErrorCode::OutOfOrderSequenceNumber);
+    rig.advance(100);
+    assert_eq!(rig.drain_all(), [("d".to_owned(), (1, 1, 0))]);
+    rig.assert_at_rest();
+}
+
+fn idem_12_a_gap_that_an_expiry_leaves_is_closed_at_once<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    let first = rig.send_each(&["a"]).remove(0);
+    rig.advance(300);
+    let second = rig.send_each(&["b"]).remove(0);
+    rig.refuse(second, ErrorCode::NotEnoughReplicas);
+    rig.advance(650);
+    rig.refuse(first, ErrorCode::NotEnoughReplicas);
+    // In its backoff, so what is behind it need not wait for that.
+    rig.advance(50);
+    assert_eq!(rig.pass(), Duration::ZERO);
+    assert_eq!(rig.results.names(), ["a"], "it expired, and was surely not written");
+    let request = rig.send();
+    assert_eq!((name(&request), stamps(&request)), ("b".into(), vec![(1, 1, 0)]));
+    rig.acknowledge(request);
+    rig.assert_at_rest();
+}
+
+fn idem_17_a_fatal_answer_to_the_request_for_an_id_ends_the_producer<A: Accumulator>() {
+    let code = ErrorCode::UnsupportedVersion;
+    let mut rig = Rig::<A>::with(memory(), idempotent());
+    rig.script.next_id(Some(Err(code)));
+    for name in ["a", "b"] {
+        rig.push_noted(0, name);
+        rig.send_nothing();
+        rig.advance(200);
+        rig.send_nothing();
+        assert_eq!(rig.results.take(), [(name.into(), Err(SendError::ProducerFailed { code }))]);
+    }
+    assert_eq!(rig.log.take_only(&["init"]), ["init producer id"], "nobody asks again");
+    rig.assert_at_rest();
+}
+
+fn idem_17_the_first_fatal_error_stands<A: Accumulator>() {
+    let mut rig = Rig::<A>::known();
+    let [first, second] = rig.send_each(&["a", "b"]).try_into().unwrap();
+    rig.script.refuse(first, ErrorCode::ProducerFenced);
+    rig.script.refuse(second, ErrorCode::UnsupportedVersion);
+    rig.pass();
+    rig.push_noted(0, "c");
+    // Also for who comes between the abort and the drain of one pass.
+    let admitted = rig.sender.idempotence_mut().unwrap().admits(&tp(7), None);
+    assert!(!admitted);
+    rig.send_nothing();
+    let dead = Err(SendError::ProducerFailed { code: ErrorCode::ProducerFenced });
+    assert_eq!(rig.results.take().pop(), Some(("c".into(), dead)));
+    rig.assert_at_rest();
+}
+
 fn met_05_latency_throttling_and_requests_in_flight<A: Accumulator>() {
     let mut rig = Rig::<A>::known();
     rig.advance(5);
@@ -602,11 +728,15 @@ fn idem_07_five_batches_of_a_partition_are_with_the_broker_and_no_more<A: Accumu
     let mut requests = rig.send_each(&["a", "b", "c", "d", "e"]);
     rig.push_noted(0, "f");
     rig.send_nothing();
-    rig.acknowledge(requests.remove(0));
+    // Now there is room in the connection, but none in the window: the others stay there until the first one has ended.
+    let first = requests.remove(0);
+    requests.into_iter().for_each(|request| rig.acknowledge(request));
+    rig.send_nothing();
+    assert_eq!((rig.sender.in_flight(), rig.sender.idempotence().unwrap().unfinished(&tp(0))), (1, 1));
+    rig.acknowledge(first);
     let sixth = rig.send();
     assert_eq!((name(&sixth), stamps(&sixth)), ("f".into(), vec![(1, 0, 6)]));
-    requests.into_iter().chain([sixth]).for_each(|request| rig.script.acknowledge(request));
-    rig.pass();
+    rig.acknowledge(sixth);
     rig.assert_at_rest();
     // More than a broker remembers is no configuration of an idempotent producer.
     let six = SenderConfig { max_in_flight: 6, ..idempotent() };
@@ -679,24 +809,26 @@ fn gap_26_sequences_go_round_without_a_mark<A: Accumulator>() {
     const MAX: i32 = i32::MAX;
     let mut rig = Rig::<A>::known();
     rig.sender.idempotence_mut().unwrap().skip_to(&tp(0), MAX - 1);
-    let requests = rig.send_each(&["a", "b", "c"]);
-    assert_eq!(requests.iter().flat_map(stamps).collect::<Vec<_>>(), [(1, 0, MAX - 1), (1, 0, MAX), (1, 0, 0)]);
+    let requests = rig.send_each(&["a", "b", "c", "d"]);
+    let sent: Vec<_> = requests.iter().flat_map(stamps).collect();
+    assert_eq!(sent, [MAX - 1, MAX, 0, 1].map(|base| (1, 0, base)));
     let acked = |rig: &Rig<A>| rig.sender.idempotence().unwrap().last_acked_sequence(&tp(0));
-    let [first, second, third] = requests.try_into().unwrap();
-    rig.acknowledge(third);
-    assert_eq!(acked(&rig), Some(0), "0 comes after {MAX}");
-    // The later one comes back first: both go again in their order, before what is new.
-    rig.script.refuse(second, ErrorCode::NotEnoughReplicas);
-    rig.script.refuse(first, ErrorCode::NotEnoughReplicas);
+    let [first, second, third, fourth] = requests.try_into().unwrap();
+    rig.acknowledge(fourth);
+    assert_eq!(acked(&rig), Some(1), "1 comes after {MAX}");
+    // The later ones come back first: all go again in their order, before what is new.
+    for request in [third, second, first] {
+        rig.script.refuse(request, ErrorCode::NotEnoughReplicas);
+    }
     rig.pass();
-    rig.push_noted(0, "d");
+    rig.push_noted(0, "e");
     rig.advance(100);
-    let expected = [("a", MAX - 1), ("b", MAX), ("d", 1)].map(|(name, base)| (name.to_owned(), (1, 0, base)));
+    let expected = [("a", MAX - 1), ("b", MAX), ("c", 0), ("e", 2)].map(|(name, base)| (name.to_owned(), (1, 0, base)));
     assert_eq!(rig.drain_all(), expected);
-    assert_eq!(acked(&rig), Some(1), "and what was acknowledged is never lowered");
+    assert_eq!(acked(&rig), Some(2), "and what was acknowledged is never lowered");
     // A batch that has the turn in its midst.
     rig.sender.idempotence_mut().unwrap().skip_to(&tp(0), MAX);
-    let futures = [rig.push(0, "e"), rig.push(0, "f"), rig.push(0, "g")];
+    let futures = [rig.push(0, "f"), rig.push(0, "g"), rig.push(0, "h")];
     let request = rig.send();
     assert_eq!(stamps(&request), [(1, 0, MAX)]);
     rig.acknowledge(request);

@@ -100,6 +100,23 @@ impl<A: Accumulator> Rig<A> {
         Self { clock, accumulator, sender, script, log, results: Results::default() }
     }
 
+    /// An idempotent sender that has its id.
+    pub(crate) fn idempotent() -> Self {
+        let mut rig = Self::with(memory(), idempotent());
+        rig.send_nothing();
+        rig
+    }
+
+    /// One that has its first batch of partition 0 acknowledged, so that it sends more at once.
+    pub(crate) fn known() -> Self {
+        let mut rig = Self::idempotent();
+        rig.push_noted(0, "first");
+        let request = rig.send();
+        rig.acknowledge(request);
+        rig.results.take();
+        rig
+    }
+
     pub(crate) fn advance(&self, milliseconds: u64) {
         self.clock.advance(millis(milliseconds));
     }

@@ -60,13 +60,35 @@ fn serve<A: Accumulator>(rig: &mut Rig<A>, limit: usize, mut next: i64) -> usize
     requests
 }
 
+/// Acknowledges until nothing more comes: epoch, base sequence and records of each batch, in the order of their going.
+fn sequences<A: Accumulator>(rig: &mut Rig<A>) -> Vec<(i16, i32, u32)> {
+    let mut sequences = Vec::new();
+    for _ in 0..20 {
+        for request in rig.script.requests() {
+            let batch = &request.batches[0];
+            let state = batch.producer_state();
+            sequences.push((state.epoch, state.base_sequence, batch.record_count()));
+            rig.script.acknowledge(request);
+        }
+        rig.pass();
+    }
+    sequences
+}
+
 fn too_large<A: Accumulator>(rig: &mut Rig<A>) {
     let request = rig.send();
     rig.refuse(request, ErrorCode::MessageTooLarge);
 }
 
+/// What a record has ended with by now.
+#[track_caller]
+fn result(future: RecordFuture) -> RecordResult {
+    assert!(future.is_done());
+    future.wait()
+}
+
 fn offsets(futures: Vec<RecordFuture>) -> Vec<i64> {
-    futures.into_iter().map(|future| future.wait().expect("it was written").offset).collect()
+    futures.into_iter().map(|future| result(future).expect("it was written").offset).collect()
 }
 
 fn send_12_each_record_ends_with_its_own_place_and_callbacks_run_once_in_order<A: Accumulator>() {
@@ -111,7 +133,7 @@ fn gap_17_a_limit_below_every_record_ends_in_single_records<A: Accumulator>() {
         let served = serve(&mut rig, 0, 0);
         assert!(served <= 8 + 7, "{served}: each refusal halves what it refuses");
         for future in futures {
-            assert_eq!(future.wait(), refused(0, ErrorCode::MessageTooLarge));
+            assert_eq!(result(future), refused(0, ErrorCode::MessageTooLarge));
         }
         assert_eq!(rig.stats().failed, 8);
         rig.assert_at_rest();
@@ -122,7 +144,7 @@ fn batch_25_one_record_is_not_split<A: Accumulator>() {
     let mut rig = Rig::<A>::new();
     let future = rig.push(0, "a");
     too_large(&mut rig);
-    assert_eq!(future.wait(), refused(0, ErrorCode::MessageTooLarge));
+    assert_eq!(result(future), refused(0, ErrorCode::MessageTooLarge));
     assert_eq!(rig.stats().splits, 0);
     rig.assert_at_rest();
 }
@@ -165,19 +187,22 @@ fn acc_37_the_memory_of_what_was_split_goes_back_at_once<A: Accumulator>() {
 
 fn batch_23_parts_keep_time_headers_and_codec<A: Accumulator>() {
     use unlatched::batch::Reply;
-    use unlatched::record::{Codec, Header, Record};
+    use unlatched::record::{Codec, Header, Record, batch_size_upper_bound};
 
+    // Neither rising nor falling.
+    let time = |number: i64| 1_000 + 5 * number % 8;
     let compression: Compression = "lz4".parse().unwrap();
     let memory = || AccumulatorConfig { batch_size: 2_048, buffer_memory: 1 << 16, ..memory() };
     for compression in [Compression::NONE, compression] {
         let mut rig = Rig::<A>::with(AccumulatorConfig { compression, ..memory() }, requests());
+        rig.advance(3);
         let partition = rig.accumulator.partition(&tp(0));
         let headers = [Header { key: "h", value: Some(b"v") }, Header { key: "n", value: None }];
         let value = [b'z'; 150];
         for number in 0..8i64 {
             let key = [number as u8];
             let record = Record {
-                timestamp: 1_000 - number,
+                timestamp: time(number),
                 key: (number % 2 == 0).then_some(&key),
                 value: Some(&value),
                 headers: &headers,
@@ -197,15 +222,22 @@ fn batch_23_parts_keep_time_headers_and_codec<A: Accumulator>() {
                 assert_eq!(batch.created(), created);
                 let (read, _) = RecordBatch::parse(batch.as_bytes()).unwrap();
                 assert_eq!(read.codec(), if compression.is_none() { Codec::None } else { Codec::Lz4 });
+                let first = number;
+                let mut largest = 0;
                 let decoder = &mut unlatched::record::codec::Decoder::default();
                 for record in read.decompress(decoder, 1 << 20, &mut space).unwrap() {
                     let record = record.unwrap();
                     let key = [number as u8];
-                    assert_eq!((record.timestamp, record.value), (1_000 - number, Some(&value[..])));
+                    assert_eq!((record.timestamp, record.value), (time(number), Some(&value[..])));
                     assert_eq!(record.key, (number % 2 == 0).then_some(&key[..]));
                     assert!(record.headers.iter().eq(headers));
+                    let (timestamp, key, value) = (record.timestamp, record.key, record.value);
+                    largest = largest.max(batch_size_upper_bound(&Record { timestamp, key, value, headers: &headers }));
                     number += 1;
                 }
+                let (latest, header) = ((first..number).map(time).max(), read.header());
+                assert_eq!((header.base_timestamp, Some(header.max_timestamp)), (time(first), latest));
+                assert_eq!(batch.max_record_size(), largest);
                 rig.script.acknowledge(request);
             }
         }
@@ -215,11 +247,7 @@ fn batch_23_parts_keep_time_headers_and_codec<A: Accumulator>() {
 }
 
 fn batch_24_parts_take_the_sequences_of_their_whole<A: Accumulator>() {
-    let mut rig = Rig::<A>::with(memory(), idempotent());
-    rig.pass();
-    let first = rig.push(0, "first");
-    let request = rig.send();
-    rig.acknowledge(request);
+    let mut rig = Rig::<A>::known();
     let futures = eight(&mut rig);
     let request = rig.send();
     assert_eq!(request.batches[0].producer_state().base_sequence, 1);
@@ -228,46 +256,26 @@ fn batch_24_parts_take_the_sequences_of_their_whole<A: Accumulator>() {
     rig.refuse(request, ErrorCode::MessageTooLarge);
     rig.refuse(behind_request, ErrorCode::OutOfOrderSequenceNumber);
     rig.advance(100);
-    let mut sequences = Vec::new();
-    for _ in 0..20 {
-        for request in rig.script.requests() {
-            let state = request.batches[0].producer_state();
-            sequences.push((state.epoch, state.base_sequence, request.batches[0].record_count()));
-            rig.script.acknowledge(request);
-        }
-        rig.pass();
-    }
+    let sequences = sequences(&mut rig);
     let covered: Vec<i32> = sequences.iter().flat_map(|(_, base, records)| *base..*base + *records as i32).collect();
     assert_eq!(covered, (1..10).collect::<Vec<_>>(), "{sequences:?}");
     assert!(sequences.iter().all(|(epoch, ..)| *epoch == 0) && sequences.len() >= 3);
-    assert!(futures.into_iter().chain([first, behind]).all(|future| future.is_done()));
+    assert!(futures.into_iter().chain([behind]).all(|future| future.is_done()));
     rig.assert_at_rest();
 }
 
 fn batch_24_parts_of_a_batch_that_lost_its_stamp_begin_anew<A: Accumulator>() {
-    let mut rig = Rig::<A>::with(memory(), idempotent());
-    rig.pass();
-    let first = rig.push(0, "first");
-    let request = rig.send();
-    rig.acknowledge(request);
+    let mut rig = Rig::<A>::known();
     let doomed = rig.push(0, "doomed");
     let doomed_request = rig.send();
     let futures = eight(&mut rig);
     let request = rig.send();
     rig.refuse(doomed_request, ErrorCode::InvalidTimestamp);
     rig.refuse(request, ErrorCode::MessageTooLarge);
-    let mut sequences = Vec::new();
-    for _ in 0..20 {
-        rig.pass();
-        for request in rig.script.requests() {
-            let state = request.batches[0].producer_state();
-            sequences.push((state.epoch, state.base_sequence));
-            rig.script.acknowledge(request);
-        }
-    }
-    assert_eq!((sequences[0], sequences.len() >= 2), ((1, 0), true), "{sequences:?}");
-    assert!(sequences.iter().all(|(epoch, _)| *epoch == 1));
-    assert!(futures.into_iter().chain([first, doomed]).all(|future| future.is_done()));
+    let sequences = sequences(&mut rig);
+    assert!(matches!(sequences[..], [(1, 0, _), _, ..]), "{sequences:?}");
+    assert!(sequences.iter().all(|(epoch, ..)| *epoch == 1));
+    assert!(futures.into_iter().chain([doomed]).all(|future| future.is_done()));
     rig.assert_at_rest();
 }
 
@@ -288,17 +296,9 @@ fn batch_24_parts_behind_one_in_doubt_begin_anew_if_nothing_was_acknowledged<A: 
         rig.pass();
         rig.advance(100);
     }
-    let mut sequences = Vec::new();
-    for _ in 0..20 {
-        rig.pass();
-        for request in rig.script.requests() {
-            let state = request.batches[0].producer_state();
-            sequences.push((state.epoch, state.base_sequence));
-            rig.script.acknowledge(request);
-        }
-    }
+    let sequences = sequences(&mut rig);
     assert_eq!((sent[0].epoch, sent[0].base_sequence), (0, 0));
-    assert_eq!(sequences.first(), Some(&(1, 0)), "{sequences:?}");
+    assert!(matches!(sequences[..], [(1, 0, _), ..]), "{sequences:?}");
     assert!(futures.into_iter().all(|future| future.is_done()));
     rig.assert_at_rest();
 }
@@ -348,7 +348,8 @@ fn send_08_a_part_expires_and_the_others_do_not<A: Accumulator>() {
     assert!(futures.iter().all(|future| !future.is_done()), "they complete together");
     rig.advance(990);
     rig.pass();
-    let results: Vec<_> = futures.into_iter().map(RecordFuture::wait).collect();
+    assert_eq!(rig.accumulator.left_in_the_books(), [0u64; 0], "nothing is owed, whenever the requests come back");
+    let results: Vec<_> = futures.into_iter().map(result).collect();
     assert!(results[..written].iter().all(Result::is_ok) && written < 8);
     assert!(results[written..].iter().all(|result| matches!(result, Err(SendError::DeliveryTimeout { .. }))));
     rest.into_iter().for_each(|request| rig.script.acknowledge(request));
@@ -367,7 +368,7 @@ fn send_12_what_may_have_been_written_is_not_split<A: Accumulator>() {
     rig.advance(100);
     too_large(&mut rig);
     for future in futures {
-        assert_eq!(future.wait(), refused(0, ErrorCode::MessageTooLarge));
+        assert_eq!(result(future), refused(0, ErrorCode::MessageTooLarge));
     }
     assert_eq!(rig.stats().splits, 0);
     rig.assert_at_rest();
@@ -385,7 +386,7 @@ fn send_27_an_abort_ends_the_parts_with_their_whole<A: Accumulator>() {
     rig.refuse(request, code);
     rig.send_nothing();
     for future in futures {
-        assert_eq!(future.wait(), Err(SendError::ProducerFailed { code }));
+        assert_eq!(result(future), Err(SendError::ProducerFailed { code }));
     }
     assert!(other.is_done());
     rig.acknowledge(in_flight);
