@@ -248,7 +248,8 @@ fn acc_41_a_flush_waits_for_what_lies_in_owned_lanes<C: Core>() {
                 let partition = accumulator.partition(&tp(0));
                 let mut appender = accumulator.appender();
                 let (mut number, mut flushes) = (0, 0);
-                while !stop.load(SeqCst) {
+                // However busy the machine is, a few times.
+                while flushes < 4 || !stop.load(SeqCst) {
                     let mut futures = Vec::new();
                     for _ in 0..30 + 40 * (flushes % 2) {
                         let content = numbered(thread, number);
@@ -261,7 +262,6 @@ fn acc_41_a_flush_waits_for_what_lies_in_owned_lanes<C: Core>() {
                     assert!(futures.iter().all(|future| future.is_done()), "flushed and not done");
                     flushes += 1;
                 }
-                flushes
             })
         })
         .collect();
@@ -273,8 +273,7 @@ fn acc_41_a_flush_waits_for_what_lies_in_owned_lanes<C: Core>() {
             line.pass(|batch| log.take(batch));
         }
     }
-    let flushes: Vec<i32> = flushers.into_iter().map(Worker::result).collect();
-    assert!(flushes.iter().all(|flushes| *flushes > 3), "{flushes:?}");
+    flushers.into_iter().for_each(Worker::result);
     assert_at_rest(&line.accumulator.pool());
 }
 

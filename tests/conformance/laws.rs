@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appended, Appender, LockFreeAccumulator, SenderView};
+use unlatched::accumulator::{
+    Accumulator, AccumulatorConfig, Appended, Appender, LockFreeAccumulator, LockFreeAppender, SenderView,
+};
 use unlatched::batch::{RecordFuture, Reply, SealedBatch};
 use unlatched::error::{AppendError, SendError};
 use unlatched::primitive::atomic::AtomicUsize;
@@ -13,6 +15,7 @@ use unlatched::record::Record;
 
 use crate::appenders::{ample, with_a_lane};
 use crate::batch::{millis, value};
+use crate::order::numbered;
 use crate::progress::stopped_at;
 use crate::rig::{BATCH, Rig, config, largest, values};
 use crate::support::{GLANCE, LONG, LockFree, Worker, eventually};
@@ -460,6 +463,63 @@ fn acc_06_many_appended_at_once_stand_side_by_side() {
     let drained = rig.drain();
     assert_eq!(values(&drained), ["before", "slow", "and of", "some bytes", "beside"]);
     acknowledge(&mut rig, drained);
+}
+
+#[test]
+fn l6_an_owners_first_batch_waits_for_what_is_copied_into_the_shared_one() {
+    let config = || AccumulatorConfig { linger: LONG, ..ample() };
+    let append = |rig: &Rig<LockFree>, appender: &mut LockFreeAppender, number| {
+        let content = numbered(0, number);
+        appender.append(&rig.partition(0), &value(&content), Reply::IGNORE, millis(0)).expect("room")
+    };
+    // With which record the last shared batch begins before there is a lane.
+    let rig = Rig::<LockFree>::with(config());
+    let (mut appender, mut begins) = (rig.accumulator.appender(), vec![]);
+    for number in 0.. {
+        if append(&rig, &mut appender, number).new_batch {
+            begins.push(number);
+        }
+        if appender.lanes() > 0 {
+            break;
+        }
+    }
+    let [.., last_shared, _] = begins[..] else { panic!("{begins:?}") };
+
+    let mut rig = Rig::<LockFree>::with(config());
+    let mut appender = rig.accumulator.appender();
+    (0..=last_shared).for_each(|number| drop(append(&rig, &mut appender, number)));
+    let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
+    let (slow, stop) =
+        stopped_at("batch.copy", move || accumulator.append(&partition, &value(b"slow"), Reply::IGNORE, LONG).is_ok());
+    let mut number = last_shared;
+    let is_full = |appended: Appended, appender: &LockFreeAppender| appended.batch_is_full && appender.lanes() > 0;
+    // Its own batch is filled, and handed over.
+    while {
+        number += 1;
+        let appended = append(&rig, &mut appender, number);
+        !is_full(appended, &appender)
+    } {}
+    let mut seen = Vec::new();
+    let mut take = |rig: &mut Rig<LockFree>| {
+        loop {
+            let drained = rig.drain();
+            if drained.is_empty() {
+                break;
+            }
+            seen.extend(values(&drained));
+            acknowledge(rig, drained);
+        }
+        seen.len()
+    };
+    assert_eq!(take(&mut rig), last_shared as usize, "what stands before the batch that is copied into");
+    stop.release();
+    assert!(slow.result());
+    take(&mut rig);
+    seen.retain(|content| content != "slow");
+    let all: Vec<String> =
+        (0..=number).map(|number| String::from_utf8_lossy(&numbered(0, number)).into_owned()).collect();
+    assert_eq!(seen, all[..seen.len()]);
+    assert!(seen.len() > last_shared as usize + 1, "the owner's own among them");
 }
 
 #[test]
