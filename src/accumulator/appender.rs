@@ -653,6 +653,13 @@ mod tests {
             .map(|number| {
                 let mut appender = accumulator.appender();
                 assert_eq!(scene.fill(&mut appender), 1, "appender {number}");
+                if number % 2 == 0 {
+                    // What a flush has taken costs no lane: that goes later, with nothing open.
+                    accumulator.begin_flush();
+                    scene.pass(accumulator.clock.now());
+                    accumulator.await_flush(Some(Duration::ZERO)).expect("all was acknowledged");
+                    assert_eq!(accumulator.owned_lanes.load(Relaxed), 1, "appender {number}");
+                }
                 scene.grow_idle();
                 appender
             })

@@ -476,3 +476,21 @@ pub(crate) fn await_all<P: Parker>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_any_of_many_has_done_is_told() {
+        let records = [Record { timestamp: 0, value: Some(b"x"), ..Record::default() }; 3];
+        let mut steps = [(true, false), (false, true), (false, false)].into_iter();
+        let done = AppendedMany::of(&records, |_, done| {
+            let (batch_is_full, new_batch) = steps.next().expect("one for each record");
+            done.add(Appended { future: None, batch_is_full, new_batch, bytes: 5 });
+            Ok(())
+        });
+        assert_eq!((done.accepted, done.bytes, done.refused), (3, 15, None));
+        assert!(done.batch_is_full && done.new_batch);
+    }
+}

@@ -3,6 +3,7 @@
 //! - `active-16`: in turn, untimed, each of 16 partitions gets a batch that is full (`linger.ms` is an hour: no other goes); then, timed, one thread asks what is ready, drains it, completes and returns it. An operation is a batch, `seconds` is the time inside of
 //!   `ready`, `drain`, completion and return, and `p*_ns` is that of a whole turn. `NAME of N`: the accumulator and the cluster know N partitions, in topics of a hundred; those with data are spread evenly over them.
 
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,25 @@ pub(super) const ACTIVE: usize = 16;
 const OF_TOPIC: usize = 100;
 
 pub(super) fn scenarios(_: Mode) -> Vec<Scenario> {
+    vec![active_16::<Drain<LockFreeAccumulator>, Drain<StdAccumulator>, Drain<ParkingLotAccumulator>>(None)]
+}
+
+/// What is done, turn for turn, on an accumulator that knows many partitions.
+pub(super) trait Turns: 'static {
+    type Accumulator: Accumulator;
+
+    fn new(known: usize) -> Self;
+
+    fn known(&self) -> &Known<Self::Accumulator>;
+
+    /// Takes the full batches of all active partitions. How many batches it took.
+    fn turn(&mut self) -> u64;
+}
+
+/// The scenario: what the lock-free core and the two twins do in a turn. For `floor` see [`comparisons`].
+pub(super) fn active_16<L: Turns, S: Turns, P: Turns>(floor: Option<f64>) -> Scenario {
     let most = if cfg!(test) { 2_000 } else { 100_000 };
-    vec![Scenario {
+    Scenario {
         name: "active-16",
         threads: &[1],
         any_threads: false,
@@ -34,22 +52,22 @@ pub(super) fn scenarios(_: Mode) -> Vec<Scenario> {
         record_bytes: Some(100),
         once: false,
         impls: vec![
-            row::<LockFreeAccumulator>("lockfree of 16", 16),
-            row::<LockFreeAccumulator>("lockfree of 1000", 1_000),
-            row::<LockFreeAccumulator>("lockfree of 100000", most),
-            row::<StdAccumulator>("mutex of 16", 16),
-            row::<StdAccumulator>("mutex of 1000", 1_000),
-            row::<StdAccumulator>("mutex of 100000", most),
-            row::<ParkingLotAccumulator>("mutex-parking-lot of 16", 16),
-            row::<ParkingLotAccumulator>("mutex-parking-lot of 1000", 1_000),
-            row::<ParkingLotAccumulator>("mutex-parking-lot of 100000", most),
+            row::<L>("lockfree of 16", 16),
+            row::<L>("lockfree of 1000", 1_000),
+            row::<L>("lockfree of 100000", most),
+            row::<S>("mutex of 16", 16),
+            row::<S>("mutex of 1000", 1_000),
+            row::<S>("mutex of 100000", most),
+            row::<P>("mutex-parking-lot of 16", 16),
+            row::<P>("mutex-parking-lot of 1000", 1_000),
+            row::<P>("mutex-parking-lot of 100000", most),
         ],
-        comparisons: comparisons(None),
-    }]
+        comparisons: comparisons(floor),
+    }
 }
 
 /// That cost follows no known partitions, and what it is by the twins': a rate of at least `floor` of theirs, if one is expected.
-pub(super) fn comparisons(floor: Option<f64>) -> Vec<Comparison> {
+fn comparisons(floor: Option<f64>) -> Vec<Comparison> {
     let flat = |name| Comparison::rate(name, Who::Named("lockfree of 16")).at_least(1.0 / 1.3, 1.0 / 1.3);
     let by_twins = |name, twins| {
         let rate = Comparison::rate(name, Who::Fastest(twins));
@@ -65,15 +83,28 @@ pub(super) fn comparisons(floor: Option<f64>) -> Vec<Comparison> {
     ]
 }
 
-fn row<A: Accumulator>(name: &'static str, known: usize) -> Impl {
+fn row<T: Turns>(name: &'static str, known: usize) -> Impl {
     // Known partitions take a while to make: one accumulator for all runs.
-    let bench = std::cell::OnceCell::new();
+    let turns = OnceCell::new();
     Impl {
         name,
-        run: Box::new(move |task| {
-            bench.get_or_init(|| std::cell::RefCell::new(Drain::<A>::new(known))).borrow_mut().run(task)
-        }),
+        run: Box::new(move |task| run(&mut *turns.get_or_init(|| RefCell::new(T::new(known))).borrow_mut(), task)),
     }
+}
+
+/// Turns, before each of which, untimed, each active partition gets a full batch.
+pub(super) fn run<T: Turns>(turns: &mut T, task: &Task) -> Run {
+    let (mut latency, mut elapsed, mut cpu, mut batches) = (histogram(), Duration::ZERO, Duration::ZERO, 0);
+    while elapsed < task.time && batches < task.ops {
+        turns.known().fill();
+        let (before, cpu_before) = (turns.known().clock.now(), cpu_time());
+        batches += turns.turn();
+        let turn = turns.known().clock.now().saturating_since(before);
+        cpu += cpu_time().saturating_sub(cpu_before);
+        latency += nanos(turn);
+        elapsed += turn;
+    }
+    Run { elapsed, ops: batches, cpu, latency, open: None, extra: turns.known().extra(elapsed, batches) }
 }
 
 /// An accumulator and a cluster that know many partitions, of which [`ACTIVE`] get data.
@@ -99,7 +130,7 @@ impl<A: Accumulator> Known<A> {
     }
 
     /// Gives each active partition a full batch.
-    pub(super) fn fill(&self) {
+    fn fill(&self) {
         let value = [b'x'; 100];
         let record = Record { timestamp: 1_700_000_000_000, value: Some(&value), ..Record::default() };
         for partition in &self.active {
@@ -112,7 +143,7 @@ impl<A: Accumulator> Known<A> {
     }
 
     /// What a row has beside the common figures.
-    pub(super) fn extra(&self, elapsed: Duration, batches: u64) -> Map<String, Value> {
+    fn extra(&self, elapsed: Duration, batches: u64) -> Map<String, Value> {
         let per_batch = elapsed.as_nanos() as f64 / batches as f64;
         [("known", self.known.into()), ("ns_per_batch", per_batch.into())]
             .map(|(key, is)| (key.to_owned(), is))
@@ -126,32 +157,30 @@ struct Drain<A: Accumulator> {
     view: A::View,
 }
 
-impl<A: Accumulator> Drain<A> {
+impl<A: Accumulator> Turns for Drain<A> {
+    type Accumulator = A;
+
     fn new(known: usize) -> Self {
         let (known, view) = Known::new(known);
         Self { known, view }
     }
 
-    fn run(&mut self, task: &Task) -> Run {
-        let (mut latency, mut elapsed, mut cpu, mut batches) = (histogram(), Duration::ZERO, Duration::ZERO, 0);
-        while elapsed < task.time && batches < task.ops {
-            self.known.fill();
-            let (before, cpu_before) = (self.known.clock.now(), cpu_time());
-            let mut drained = 0;
-            while drained < ACTIVE as u64 {
-                drained += self.turn();
-            }
-            let turn = self.known.clock.now().saturating_since(before);
-            cpu += cpu_time().saturating_sub(cpu_before);
-            latency += nanos(turn);
-            elapsed += turn;
-            batches += drained;
-        }
-        Run { elapsed, ops: batches, cpu, latency, open: None, extra: self.known.extra(elapsed, batches) }
+    fn known(&self) -> &Known<A> {
+        &self.known
     }
 
-    /// Batches drained, completed and returned.
     fn turn(&mut self) -> u64 {
+        let mut batches = 0;
+        while batches < ACTIVE as u64 {
+            batches += self.pass();
+        }
+        batches
+    }
+}
+
+impl<A: Accumulator> Drain<A> {
+    /// Batches drained, completed and returned.
+    fn pass(&mut self) -> u64 {
         let now = self.known.clock.now();
         let ready = self.view.ready(&self.known.cluster, now);
         let mut batches = 0;
@@ -176,9 +205,9 @@ mod tests {
     fn a_turn_takes_a_full_batch_of_each_active_partition_and_no_more() {
         let mut drain = Drain::<LockFreeAccumulator>::new(1_600);
         assert_eq!(drain.known.active.len(), ACTIVE);
-        let run = drain.run(&Task::of_ops(1, 64));
+        let run = run(&mut drain, &Task::of_ops(1, 64));
         assert_eq!((run.ops, run.latency.len()), (64, 4));
-        assert_eq!(drain.turn(), 0, "what was begun behind a full batch waits for company");
+        assert_eq!(drain.pass(), 0, "what was begun behind a full batch waits for company");
         let expected: &TopicPartition = &drain.known.cluster.led_by(NodeId(0))[1_500];
         assert_eq!(*expected, TopicPartition::new("topic-15", 0));
     }

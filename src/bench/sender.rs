@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::drain::{ACTIVE, Known, comparisons};
-use super::load::{cpu_time, histogram, nanos};
-use super::{Impl, Mode, Run, Scenario, Task};
+use super::drain::{ACTIVE, Known, Turns, active_16};
+use super::{Mode, Scenario};
 use crate::accumulator::{Accumulator, LockFreeAccumulator};
 use crate::broker::{
     Broker, Cluster, Leader, NodeId, Outcome, PartitionResponse, ProduceRequest, ProduceResponse, ProducerIdAndEpoch,
@@ -17,42 +16,11 @@ use crate::broker::{
 };
 use crate::error::TopicPartition;
 use crate::mutex::{ParkingLotAccumulator, StdAccumulator};
-use crate::primitive::clock::{Clock, Instant};
+use crate::primitive::clock::Instant;
 use crate::sender::{Sender, SenderConfig};
 
 pub(super) fn scenarios(_: Mode) -> Vec<Scenario> {
-    let most = if cfg!(test) { 2_000 } else { 100_000 };
-    vec![Scenario {
-        name: "active-16",
-        threads: &[1],
-        any_threads: false,
-        partitions: Some(ACTIVE),
-        record_bytes: Some(100),
-        once: false,
-        impls: vec![
-            row::<LockFreeAccumulator>("lockfree of 16", 16),
-            row::<LockFreeAccumulator>("lockfree of 1000", 1_000),
-            row::<LockFreeAccumulator>("lockfree of 100000", most),
-            row::<StdAccumulator>("mutex of 16", 16),
-            row::<StdAccumulator>("mutex of 1000", 1_000),
-            row::<StdAccumulator>("mutex of 100000", most),
-            row::<ParkingLotAccumulator>("mutex-parking-lot of 16", 16),
-            row::<ParkingLotAccumulator>("mutex-parking-lot of 1000", 1_000),
-            row::<ParkingLotAccumulator>("mutex-parking-lot of 100000", most),
-        ],
-        comparisons: comparisons(Some(1.0)),
-    }]
-}
-
-fn row<A: Accumulator>(name: &'static str, known: usize) -> Impl {
-    // Known partitions take a while to make: one sender for all runs.
-    let bench = std::cell::OnceCell::new();
-    Impl {
-        name,
-        run: Box::new(move |task| {
-            bench.get_or_init(|| std::cell::RefCell::new(Bench::<A>::new(known))).borrow_mut().run(task)
-        }),
-    }
+    vec![active_16::<Bench<LockFreeAccumulator>, Bench<StdAccumulator>, Bench<ParkingLotAccumulator>>(Some(1.0))]
 }
 
 /// A broker that answers in the poll that follows.
@@ -105,7 +73,9 @@ struct Bench<A: Accumulator> {
     sender: Sender<A, Mirror>,
 }
 
-impl<A: Accumulator> Bench<A> {
+impl<A: Accumulator> Turns for Bench<A> {
+    type Accumulator = A;
+
     fn new(known: usize) -> Self {
         let (known, view) = Known::new(known);
         let mirror = Mirror { cluster: Arc::clone(&known.cluster), responses: Vec::new(), batches: 0 };
@@ -113,22 +83,11 @@ impl<A: Accumulator> Bench<A> {
         Self { known, sender: Sender::new(accumulator, view, mirror, clock, SenderConfig::default()) }
     }
 
-    fn run(&mut self, task: &Task) -> Run {
-        let (mut latency, mut elapsed, mut cpu, mut batches) = (histogram(), Duration::ZERO, Duration::ZERO, 0);
-        while elapsed < task.time && batches < task.ops {
-            self.known.fill();
-            let (before, cpu_before) = (self.known.clock.now(), cpu_time());
-            let turn = self.turn();
-            let took = self.known.clock.now().saturating_since(before);
-            cpu += cpu_time().saturating_sub(cpu_before);
-            latency += nanos(took);
-            elapsed += took;
-            batches += turn;
-        }
-        Run { elapsed, ops: batches, cpu, latency, open: None, extra: self.known.extra(elapsed, batches) }
+    fn known(&self) -> &Known<A> {
+        &self.known
     }
 
-    /// Passes until every full batch was acknowledged. How many batches.
+    /// Passes until all were acknowledged.
     fn turn(&mut self) -> u64 {
         let before = self.sender.broker().batches;
         loop {
@@ -143,11 +102,13 @@ impl<A: Accumulator> Bench<A> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Task;
+    use super::super::drain::run;
     use super::*;
 
     fn a_turn_acknowledges_all<A: Accumulator>() {
         let mut bench = Bench::<A>::new(1_600);
-        let run = bench.run(&Task::of_ops(1, 64));
+        let run = run(&mut bench, &Task::of_ops(1, 64));
         assert_eq!((run.ops, run.latency.len()), (64, 4));
         assert_eq!((bench.sender.in_flight(), bench.sender.broker().responses.len()), (0, 0), "all were answered");
         let stats = bench.sender.stats().snapshot();

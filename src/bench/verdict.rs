@@ -341,7 +341,7 @@ mod tests {
     fn what_batches_hold_is_to_be_equal() {
         let batch = |name, round, held: f64| {
             let mut row = row(name, round, 8, 1_000.0, None);
-            (row.ops, row.cpu_s) = (2_000_000, 0.5 * f64::from(round));
+            (row.ops, row.cpu_s) = (4_000_000, 0.5 * f64::from(round));
             row.extra.insert("records_per_batch".to_owned(), held.into());
             row
         };
@@ -355,7 +355,11 @@ mod tests {
         };
         let summary = of([0.45, 0.509, 0.8]);
         assert_eq!((summary.floor, summary.met, summary.ratio_median), (Some(0.02), Some(true), Some(0.509 / 0.5)));
-        assert_eq!((summary.cpu_s_per_m, summary.cpu_s_per_m_to), (Some(0.5), Some(0.5)));
+        assert_eq!(
+            (summary.cpu_s_per_m, summary.cpu_s_per_m_to),
+            (Some(0.25), Some(0.25)),
+            "of the round in the middle"
+        );
         assert_eq!(of([0.489, 0.489, 0.5]).met, Some(false), "fewer");
         assert_eq!(of([0.5, 0.511, 0.511]).met, Some(false), "more");
     }

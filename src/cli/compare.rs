@@ -1,8 +1,6 @@
 //! `unlatched compare`: the same records through several cores, each in a process of its own.
 
-use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +14,7 @@ use super::child::{ARGUMENT, Message, RunResult, Spec};
 use super::input::{Block, BlockReader};
 use super::report::Comparison;
 use super::stop::Stop;
+use super::whole_file::{is_device, probe_writable, write_whole};
 
 /// Runs the comparison, prints its table, writes its JSON.
 pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
@@ -74,51 +73,6 @@ fn check_input(args: &CompareArgs) -> Result<()> {
     let mut block = Block::new();
     reader.next_block(&mut block)?;
     Ok(block.check_first()?)
-}
-
-/// Whether there is something at `path` that can be written to but not replaced, such as a pipe or a terminal.
-fn is_device(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|at| !at.is_file() && !at.is_dir())
-}
-
-/// What is replaced: not a link, but what it points to.
-fn target(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
-}
-
-/// Beside the target, so that a rename puts it in place.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    path.with_file_name(name)
-}
-
-fn probe_writable(path: &Path) -> Result<()> {
-    if path.as_os_str() == "-" {
-        bail!("--json takes a file: standard output has the table");
-    }
-    if path.is_dir() {
-        bail!("cannot write {}: it is a directory", path.display());
-    }
-    if is_device(path) {
-        return Ok(());
-    }
-    let part = beside(&target(path));
-    File::create(&part).with_context(|| format!("cannot write {}", path.display()))?;
-    fs::remove_file(&part).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Whole or not at all. A device is written to as it is.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let written = if is_device(path) {
-        fs::write(path, text)
-    } else {
-        let target = target(path);
-        let part = beside(&target);
-        // What could not be put in place is not left lying beside it.
-        fs::write(&part, text).and_then(|()| fs::rename(&part, &target)).inspect_err(|_| drop(fs::remove_file(&part)))
-    };
-    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Ends a child that is not needed any more, whatever ended us.

@@ -15,6 +15,7 @@ mod report;
 #[cfg(feature = "testing")]
 mod simulate;
 mod stop;
+mod whole_file;
 
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};

@@ -1,7 +1,6 @@
 //! `unlatched simulate`: seeded histories of accumulator and sender against a cluster that goes wrong.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use serde::Serialize;
 use super::args::SimulateArgs;
 use super::report::grouped;
 use super::stop::Stop;
+use super::whole_file::{probe_writable, write_whole};
 use crate::primitive::atomic::AtomicU64;
 use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::{Clock, SystemClock};
@@ -43,28 +43,33 @@ struct Figures {
 
 /// Runs the histories, prints what came out, writes the JSON.
 pub(super) fn run(args: &SimulateArgs) -> Result<ExitCode> {
-    let cores: Vec<Core> =
+    let mut cores: Vec<Core> =
         Core::ALL.into_iter().filter(|core| args.core == "all" || args.core == core.name()).collect();
     // Before the work, so that a path that cannot be written costs no run.
-    let json = args.json.as_ref().map(|path| {
-        File::create(path).map(|file| (path, file)).with_context(|| format!("cannot write {}", path.display()))
-    });
-    let json = json.transpose()?;
+    if let Some(path) = &args.json {
+        probe_writable(path)?;
+    }
     let stop = Stop::on_signal();
     let seeds = args.seeds.clone();
-    let bar = progress_bar((seeds.end - seeds.start) * cores.len() as u64);
+    let bar = progress_bar((seeds.end - seeds.start).saturating_mul(cores.len() as u64));
     let clock = SystemClock::new();
     let begin = clock.now();
     let mut tally = Tally::default();
     let mut failed: Vec<(u64, Core)> = Vec::new();
-    for core in &cores {
+    // Those are left of which some history was run.
+    cores.retain(|core| {
         bar.set_prefix(core.name());
         let (of_core, seeds) = run_core(*core, args, &bar, &stop);
         tally.add(&of_core);
         failed.extend(seeds.into_iter().map(|seed| (seed, *core)));
-    }
+        of_core.histories > 0
+    });
     let seconds = clock.now().saturating_since(begin).as_secs_f64();
     bar.finish_and_clear();
+    if tally.histories == 0 {
+        super::note(format_args!("interrupted before anything was run"));
+        return Ok(ExitCode::from(super::INTERRUPTED));
+    }
     for core in &cores {
         for (seed, _) in failed.iter().filter(|(_, of)| of == core).take(SHOWN) {
             match shrink(*core, *seed).filter(|_| args.without.is_empty()) {
@@ -92,9 +97,8 @@ pub(super) fn run(args: &SimulateArgs) -> Result<ExitCode> {
         histories_per_s: tally.histories as f64 / seconds.max(1e-9),
     };
     let printed = print(&figures, &tally);
-    if let Some((path, mut file)) = json {
-        let text = serde_json::to_string_pretty(&figures)? + "\n";
-        file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(path) = &args.json {
+        write_whole(path, &(serde_json::to_string_pretty(&figures)? + "\n"))?;
     }
     super::has_reader(printed).context("cannot write to standard output")?;
     let missing = if tally.histories >= ENOUGH && args.without.is_empty() { tally.missing() } else { Vec::new() };
@@ -114,7 +118,8 @@ pub(super) fn run(args: &SimulateArgs) -> Result<ExitCode> {
 /// All seeds of one core. What occurred, and the seeds that failed.
 fn run_core(core: Core, args: &SimulateArgs, bar: &ProgressBar, stop: &Stop) -> (Tally, Vec<u64>) {
     let threads = args.threads.unwrap_or_else(thread::parallelism);
-    let next = AtomicU64::new(args.seeds.start);
+    // Counted from 0: behind the last seed there may be no number left.
+    let next = AtomicU64::new(0);
     let all = Mutex::new((Tally::default(), Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -122,10 +127,11 @@ fn run_core(core: Core, args: &SimulateArgs, bar: &ProgressBar, stop: &Stop) -> 
                 let (mut tally, mut failed) = (Tally::default(), Vec::new());
                 while !stop.asked() {
                     // Relaxed: each seed is to be taken once.
-                    let seed = next.fetch_add(1, Relaxed);
-                    if seed >= args.seeds.end {
+                    let nth = next.fetch_add(1, Relaxed);
+                    if nth >= args.seeds.end - args.seeds.start {
                         break;
                     }
+                    let seed = args.seeds.start + nth;
                     let outcome = history(core, seed, &args.without);
                     tally.add(&outcome.tally);
                     if !outcome.wrong.is_empty() {

@@ -11,4 +11,6 @@ mod faults;
 mod produce;
 mod refusals;
 mod signals;
+#[cfg(feature = "testing")]
+mod simulate;
 mod support;

@@ -248,7 +248,8 @@ fn acc_41_a_flush_waits_for_what_lies_in_owned_lanes<C: Core>() {
                 let partition = accumulator.partition(&tp(0));
                 let mut appender = accumulator.appender();
                 let (mut number, mut flushes) = (0, 0);
-                while !stop.load(SeqCst) {
+                // However busy the machine is, a few times.
+                while flushes < 4 || !stop.load(SeqCst) {
                     let mut futures = Vec::new();
                     for _ in 0..30 + 40 * (flushes % 2) {
                         let content = numbered(thread, number);
@@ -261,7 +262,6 @@ fn acc_41_a_flush_waits_for_what_lies_in_owned_lanes<C: Core>() {
                     assert!(futures.iter().all(|future| future.is_done()), "flushed and not done");
                     flushes += 1;
                 }
-                flushes
             })
         })
         .collect();
@@ -273,8 +273,7 @@ fn acc_41_a_flush_waits_for_what_lies_in_owned_lanes<C: Core>() {
             line.pass(|batch| log.take(batch));
         }
     }
-    let flushes: Vec<i32> = flushers.into_iter().map(Worker::result).collect();
-    assert!(flushes.iter().all(|flushes| *flushes > 3), "{flushes:?}");
+    flushers.into_iter().for_each(Worker::result);
     assert_at_rest(&line.accumulator.pool());
 }
 
@@ -332,30 +331,39 @@ fn acc_21_each_batch_in_an_owned_lane_lingers_from_its_own_beginning<C: Core>() 
     assert_eq!(crate::rig::values(&[rig.drain_one()]), ["second"]);
 }
 
+/// What cannot be sent yet is not asked for: more of it finds room there.
+#[track_caller]
+fn joins<C: Core>(rig: &Rig<C>, appender: &mut AppenderOf<C>) {
+    let appended = appender.append(&rig.partition(0), &value(b"too"), Reply::IGNORE, Duration::ZERO).expect("room");
+    assert!(!appended.new_batch && !appended.batch_is_full, "{appended:?}");
+}
+
 fn acc_33_what_lies_in_an_owned_lane_goes_as_soon_as_its_partition_is_not_muted<C: Core>() {
-    let (mut rig, _appender) = with_a_lane::<C>(AccumulatorConfig { linger: millis(10), ..ample() });
+    let (mut rig, mut appender) = with_a_lane::<C>(AccumulatorConfig { linger: millis(10), ..ample() });
     rig.view.mute(&tp(0));
     for _ in 0..3 {
         rig.pass(10);
         let check = rig.ready();
         assert_eq!((check.nodes, check.next_check), (vec![], None), "nothing to be done until it is not muted");
     }
+    joins(&rig, &mut appender);
     rig.view.unmute(&tp(0));
     assert!(rig.is_ready(), "its linger was over long before");
-    assert_eq!(crate::rig::values(&[rig.drain_one()]), ["mine"]);
+    assert_eq!(crate::rig::values(&[rig.drain_one()]), ["mine", "too"]);
 }
 
 fn acc_19_what_lies_in_an_owned_lane_goes_as_soon_as_its_leader_is_known<C: Core>() {
-    let (mut rig, _appender) = with_a_lane::<C>(AccumulatorConfig { linger: millis(10), ..ample() });
+    let (mut rig, mut appender) = with_a_lane::<C>(AccumulatorConfig { linger: millis(10), ..ample() });
     let known = std::mem::replace(&mut rig.cluster, crate::rig::led_by(&[None]));
     for _ in 0..3 {
         rig.pass(10);
         let check = rig.ready();
         assert_eq!((check.nodes, check.next_check, check.unknown_leader_topics.len()), (vec![], None, 1));
     }
+    joins(&rig, &mut appender);
     rig.cluster = known;
     assert!(rig.is_ready(), "its linger was over long before");
-    assert_eq!(crate::rig::values(&[rig.drain_one()]), ["mine"]);
+    assert_eq!(crate::rig::values(&[rig.drain_one()]), ["mine", "too"]);
 }
 
 /// The batches, with the milliseconds at which they were drained, and the memory in use after each record, of a record in each of these pauses.

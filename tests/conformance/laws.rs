@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, LockFreeAccumulator, SenderView};
+use unlatched::accumulator::{
+    Accumulator, AccumulatorConfig, Appended, Appender, LockFreeAccumulator, LockFreeAppender, SenderView,
+};
 use unlatched::batch::{RecordFuture, Reply, SealedBatch};
-use unlatched::error::SendError;
+use unlatched::error::{AppendError, SendError};
 use unlatched::primitive::atomic::AtomicUsize;
 use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::clock::{Clock, Instant, SharedClock};
 use unlatched::primitive::sim::{Sim, pause_at};
+use unlatched::record::Record;
 
 use crate::appenders::{ample, with_a_lane};
 use crate::batch::{millis, value};
+use crate::order::numbered;
 use crate::progress::stopped_at;
 use crate::rig::{BATCH, Rig, config, largest, values};
 use crate::support::{GLANCE, LONG, LockFree, Worker, eventually};
@@ -281,27 +285,39 @@ fn l9_a_close_that_is_stopped_holds_up_nobody() {
     }
 }
 
+/// A sender that is stopped at `step` over partition 0, while somebody appends to that.
+fn stopped_sender(
+    rig: Rig<LockFree>,
+    step: &'static str,
+    mut append: impl FnMut(&Record<'_>) -> Result<Appended, AppendError> + Send + 'static,
+) {
+    let (sender, stop) = stopped_at(step, move || {
+        let mut rig = rig;
+        rig.accumulator.begin_flush();
+        rig.ready();
+        let drained = rig.drain();
+        (rig, drained)
+    });
+    let appender = Worker::start(move || {
+        for _ in 0..3 * BATCH / 70 {
+            assert!(append(&value(b"beside")).is_ok(), "{step}");
+        }
+    });
+    appender.result();
+    stop.release();
+    let (mut rig, drained) = sender.result();
+    acknowledge(&mut rig, drained);
+    rig.ready();
+    acknowledge_all(&mut rig);
+    at_rest(&rig, step);
+}
+
 #[test]
 fn l9_a_sender_that_is_stopped_holds_up_no_appender() {
     for step in ["batch.seal", "view.look"] {
         let rig = rig_with(Before::Room);
         let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
-        let (sender, stop) = stopped_at(step, move || {
-            let mut rig = rig;
-            let drained = rig.drain();
-            (rig, drained)
-        });
-        let appender = Worker::start(move || {
-            for _ in 0..3 * BATCH / 70 {
-                assert!(accumulator.append(&partition, &value(b"beside"), Reply::IGNORE, LONG).is_ok(), "{step}");
-            }
-        });
-        appender.result();
-        stop.release();
-        let (mut rig, drained) = sender.result();
-        acknowledge(&mut rig, drained);
-        acknowledge_all(&mut rig);
-        at_rest(&rig, step);
+        stopped_sender(rig, step, move |record| accumulator.append(&partition, record, Reply::IGNORE, LONG));
     }
 }
 
@@ -369,25 +385,7 @@ fn l9_a_sender_that_is_stopped_over_an_owned_lane_holds_up_no_owner() {
     for step in ["owned.ask", "owned.is-writing", "owned.hand-over"] {
         let (rig, mut appender) = with_a_lane::<LockFree>(AccumulatorConfig { linger: LONG, ..ample() });
         let partition = rig.partition(0);
-        let (sender, stop) = stopped_at(step, move || {
-            let mut rig = rig;
-            rig.accumulator.begin_flush();
-            rig.ready();
-            let drained = rig.drain();
-            (rig, drained)
-        });
-        let owner = Worker::start(move || {
-            for _ in 0..3 * BATCH / 70 {
-                assert!(appender.append(&partition, &value(b"beside"), Reply::IGNORE, LONG).is_ok(), "{step}");
-            }
-        });
-        owner.result();
-        stop.release();
-        let (mut rig, drained) = sender.result();
-        acknowledge(&mut rig, drained);
-        rig.ready();
-        acknowledge_all(&mut rig);
-        at_rest(&rig, step);
+        stopped_sender(rig, step, move |record| appender.append(&partition, record, Reply::IGNORE, LONG));
     }
 }
 
@@ -449,6 +447,101 @@ fn l7_many_appended_at_once_hold_up_their_own_batch_alone() {
         assert!(done.futures.iter().all(RecordFuture::is_done), "{step}");
         at_rest(&rig, step);
     }
+}
+
+#[test]
+fn acc_06_many_appended_at_once_stand_side_by_side() {
+    let mut rig = rig_with(Before::Room);
+    let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
+    let (slow, stop) = stopped_at("batch.copy", move || {
+        let records = [value(b"slow"), value(b"and of"), value(b"some bytes")];
+        accumulator.append_many(&partition, &records, false, LONG).accepted
+    });
+    rig.push(0, b"beside");
+    stop.release();
+    assert_eq!(slow.result(), 3);
+    let drained = rig.drain();
+    assert_eq!(values(&drained), ["before", "slow", "and of", "some bytes", "beside"]);
+    acknowledge(&mut rig, drained);
+}
+
+#[test]
+fn l6_an_owners_first_batch_waits_for_what_is_copied_into_the_shared_one() {
+    let config = || AccumulatorConfig { linger: LONG, ..ample() };
+    let append = |rig: &Rig<LockFree>, appender: &mut LockFreeAppender, number| {
+        let content = numbered(0, number);
+        appender.append(&rig.partition(0), &value(&content), Reply::IGNORE, millis(0)).expect("room")
+    };
+    // With which record the last shared batch begins before there is a lane.
+    let rig = Rig::<LockFree>::with(config());
+    let (mut appender, mut begins) = (rig.accumulator.appender(), vec![]);
+    for number in 0.. {
+        if append(&rig, &mut appender, number).new_batch {
+            begins.push(number);
+        }
+        if appender.lanes() > 0 {
+            break;
+        }
+    }
+    let [.., last_shared, _] = begins[..] else { panic!("{begins:?}") };
+
+    let mut rig = Rig::<LockFree>::with(config());
+    let mut appender = rig.accumulator.appender();
+    (0..=last_shared).for_each(|number| drop(append(&rig, &mut appender, number)));
+    let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
+    let (slow, stop) =
+        stopped_at("batch.copy", move || accumulator.append(&partition, &value(b"slow"), Reply::IGNORE, LONG).is_ok());
+    let mut number = last_shared;
+    let is_full = |appended: Appended, appender: &LockFreeAppender| appended.batch_is_full && appender.lanes() > 0;
+    // Its own batch is filled, and handed over.
+    while {
+        number += 1;
+        let appended = append(&rig, &mut appender, number);
+        !is_full(appended, &appender)
+    } {}
+    let mut seen = Vec::new();
+    let mut take = |rig: &mut Rig<LockFree>| {
+        loop {
+            let drained = rig.drain();
+            if drained.is_empty() {
+                break;
+            }
+            seen.extend(values(&drained));
+            acknowledge(rig, drained);
+        }
+        seen.len()
+    };
+    assert_eq!(take(&mut rig), last_shared as usize, "what stands before the batch that is copied into");
+    stop.release();
+    assert!(slow.result());
+    take(&mut rig);
+    seen.retain(|content| content != "slow");
+    let all: Vec<String> =
+        (0..=number).map(|number| String::from_utf8_lossy(&numbered(0, number)).into_owned()).collect();
+    assert_eq!(seen, all[..seen.len()]);
+    assert!(seen.len() > last_shared as usize + 1, "the owner's own among them");
+}
+
+#[test]
+fn l7_a_batch_that_was_asked_for_while_many_were_appended_is_handed_over() {
+    let (mut rig, mut appender) = with_a_lane::<LockFree>(AccumulatorConfig { linger: LONG, ..ample() });
+    let partition = rig.partition(0);
+    let (owner, stop) = stopped_at("batch.fill", move || {
+        let records = [value(b"slow"), value(b"and of"), value(b"some bytes")];
+        (appender.append_many(&partition, &records, false, LONG), appender)
+    });
+    rig.accumulator.begin_flush();
+    rig.ready();
+    assert!(rig.drain().is_empty(), "its owner is at work on it");
+    stop.release();
+    let (done, _appender) = owner.result();
+    assert_eq!((done.accepted, done.must_wake_sender()), (3, true));
+    // Not asked for again.
+    assert!(rig.accumulator.await_flush(Some(millis(0))).is_err());
+    let drained = rig.drain();
+    assert_eq!(values(&drained), ["mine", "slow", "and of", "some bytes"]);
+    acknowledge(&mut rig, drained);
+    at_rest(&rig, "batch.fill");
 }
 
 /// Counts its readings: an append makes one for each batch's worth of memory that it takes, and no other.

@@ -15,17 +15,19 @@ use crate::appenders::{ample, with_a_lane};
 use crate::batch::{millis, tp, value};
 use crate::order::{Line, Log, numbered};
 use crate::pool::assert_at_rest;
-use crate::rig::{BATCH, NOTHING, Rig, config, largest, values};
+use crate::rig::{BATCH, NOTHING, Rig, config, largest, rest, values};
 use crate::support::{Core, LONG, Stopwatch, Worker, on_every_core};
 
 on_every_core![
     acc_06_many_at_once_make_the_batches_of_one_after_another,
     acc_06_each_of_many_has_its_own_place,
+    acc_06_many_that_fill_a_batch_to_the_last_byte_close_it,
     acc_06_none_of_many_is_nothing,
     acc_02_what_of_many_is_not_accepted_is_told,
     acc_01_many_for_another_accumulator_are_refused,
     acc_47_many_at_once_keep_their_order,
     acc_47_many_at_once_keep_an_appenders_order_over_every_change_of_lane,
+    acc_47_many_at_once_earn_a_lane_as_one_after_another,
     acc_47_many_by_an_owner_fill_its_batches_as_one_after_another,
 ];
 
@@ -90,7 +92,8 @@ fn acc_06_many_at_once_make_the_batches_of_one_after_another<C: Core>() {
 fn acc_06_each_of_many_has_its_own_place<C: Core>() {
     let mut rig = Rig::<C>::new();
     let contents: Vec<Vec<u8>> = (0..12).map(|number| vec![number; 20]).collect();
-    let records: Vec<_> = contents.iter().map(|content| value(content)).collect();
+    let records: Vec<_> =
+        (0..).zip(&contents).map(|(timestamp, content)| Record { timestamp, ..value(content) }).collect();
     let done = rig.accumulator.append_many(&rig.partition(0), &records, true, Duration::ZERO);
     assert!(done.must_wake_sender());
     assert_eq!((done.accepted, done.futures.len()), (12, 12));
@@ -106,9 +109,18 @@ fn acc_06_each_of_many_has_its_own_place<C: Core>() {
             rig.view.deallocate(batch).expect("in the books");
         }
     }
-    let offsets: Vec<i64> =
-        done.futures.into_iter().map(|future| future.wait().expect("acknowledged").offset).collect();
-    assert_eq!(offsets, (100..112).collect::<Vec<_>>());
+    let places = done.futures.iter().map(|future| future.try_result().expect("ended").expect("acknowledged"));
+    let places: Vec<(i64, i64)> = places.map(|place| (place.offset, place.timestamp)).collect();
+    assert_eq!(places, (100..112).zip(0..).collect::<Vec<_>>());
+}
+
+fn acc_06_many_that_fill_a_batch_to_the_last_byte_close_it<C: Core>() {
+    let mut rig = Rig::<C>::new();
+    rig.push(0, &largest());
+    let done = rig.accumulator.append_many(&rig.partition(0), &[value(&rest())], false, Duration::ZERO);
+    assert_eq!((done.accepted, done.batch_is_full, done.new_batch), (1, true, false));
+    assert!(rig.is_ready(), "before its linger is over");
+    assert_eq!(drain_all(&mut rig)[0].len(), BATCH);
 }
 
 fn acc_06_none_of_many_is_nothing<C: Core>() {
@@ -121,6 +133,7 @@ fn acc_06_none_of_many_is_nothing<C: Core>() {
         assert_eq!((done.accepted, done.refused.is_none(), done.must_wake_sender()), (0, true, false));
     }
     assert_eq!(rig.accumulator.pool().leased, 0);
+    assert_eq!(appender.lanes(), 0, "nor a lane for nothing");
 }
 
 fn acc_02_what_of_many_is_not_accepted_is_told<C: Core>() {
@@ -149,6 +162,13 @@ fn acc_02_what_of_many_is_not_accepted_is_told<C: Core>() {
     assert_eq!((done.accepted, done.refused), (4, None));
     take(&mut rig);
     assert_eq!(seen, "abcdefghijklmn");
+    // One for which the open batch has no room, nor the pool: that batch goes now, and somebody must say so.
+    (0..9).for_each(|_| rig.push(1, &largest()));
+    rig.push(0, b"before, and of some bytes");
+    let done = push(&rig, &records[..1]);
+    assert_eq!((done.accepted, done.new_batch, done.refused.is_some()), (0, false, true));
+    assert!(done.must_wake_sender() || C::NAME != "lockfree", "Kafka's sender is not woken for it, nor the twin's");
+    assert_eq!(drain_all(&mut rig).len(), 10);
     // One that is invalid ends it there: those before it are in, those behind it are not.
     let invalid = Record { timestamp: -7, ..NOTHING };
     let done = push(&rig, &[value(b"1"), value(b"2"), invalid, value(b"3")]);
@@ -163,17 +183,19 @@ fn acc_02_what_of_many_is_not_accepted_is_told<C: Core>() {
 }
 
 fn acc_01_many_for_another_accumulator_are_refused<C: Core>() {
-    let (mine, other) = (Rig::<C>::new(), Rig::<C>::new());
-    let foreign = other.partition(0);
-    let append = || drop(mine.accumulator.append_many(&foreign, &[value(b"x")], false, Duration::ZERO));
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(append)).is_err());
-    // Nor by an appender, which has noted that partition's address, of an accumulator whose handle it is.
-    let mut appender = other.accumulator.appender();
-    assert_eq!(appender.append_many(&foreign, &[value(b"x"), value(b"y")], false, Duration::ZERO).accepted, 2);
+    let (mut mine, other) = (Rig::<C>::new(), Rig::<C>::new());
     let theirs = mine.partition(0);
-    let append = || drop(appender.append_many(&theirs, &[value(b"x")], false, Duration::ZERO));
+    // There is room in what is open.
+    mine.push(0, b"mine");
+    let append = || drop(other.accumulator.append_many(&theirs, &[value(b"x")], false, Duration::ZERO));
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(append)).is_err());
-    assert!(!mine.accumulator.has_incomplete());
+    // Nor by an appender; the second time it has the partition's address in its notes.
+    let mut appender = other.accumulator.appender();
+    for _ in 0..2 {
+        let append = || drop(appender.append_many(&theirs, &[value(b"x")], false, Duration::ZERO));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(append)).is_err());
+    }
+    assert_eq!(values(&mine.drain()), ["mine"]);
 }
 
 /// Threads that append runs of records; each thread's must come out in order.
@@ -240,20 +262,54 @@ fn acc_47_many_at_once_keep_an_appenders_order_over_every_change_of_lane<C: Core
     in_order::<C>(true);
 }
 
+fn acc_47_many_at_once_earn_a_lane_as_one_after_another<C: Core>() {
+    // Records until there is a lane, in calls of two each.
+    let until_lane = |at_once: bool| {
+        let mut rig = Rig::<C>::with(ample());
+        let (partition, mut appender) = (rig.partition(0), rig.accumulator.appender());
+        let records = [value(b"one record"), value(b"another")];
+        for pair in 1..200 {
+            if at_once {
+                assert_eq!(appender.append_many(&partition, &records, false, Duration::ZERO).accepted, 2);
+            } else {
+                assert!(
+                    records
+                        .iter()
+                        .all(|record| { appender.append(&partition, record, Reply::IGNORE, Duration::ZERO).is_ok() })
+                );
+            }
+            if appender.lanes() > 0 {
+                return pair;
+            }
+            if rig.is_ready() {
+                rig.acknowledge_all();
+            }
+        }
+        panic!("four hundred records in no time earn a lane");
+    };
+    assert_eq!(until_lane(true), until_lane(false));
+}
+
 fn acc_47_many_by_an_owner_fill_its_batches_as_one_after_another<C: Core>() {
     let mut random = Random::seeded(3);
     let contents: Vec<Vec<u8>> = (0..200).map(|number| vec![number; random.below(60) as usize]).collect();
     let records: Vec<_> = contents.iter().map(|content| value(content)).collect();
     let lasting = || AccumulatorConfig { linger: LONG, ..ample() };
     let (mut one, mut by_one) = with_a_lane::<C>(lasting());
-    for record in &records {
-        assert!(by_one.append(&one.partition(0), record, Reply::IGNORE, Duration::ZERO).is_ok());
-    }
     let (mut many, mut by_many) = with_a_lane::<C>(lasting());
     let mut futures: Vec<RecordFuture> = Vec::new();
     for chunk in records.chunks(17) {
+        let mut expected = AppendedMany::default();
+        for record in chunk {
+            let appended = by_one.append(&one.partition(0), record, Reply::IGNORE, Duration::ZERO).expect("room");
+            expected.new_batch |= appended.new_batch;
+            expected.batch_is_full |= appended.batch_is_full;
+            expected.bytes += appended.bytes;
+        }
         let done = by_many.append_many(&many.partition(0), chunk, true, Duration::ZERO);
         assert_eq!((done.accepted, done.futures.len(), done.refused), (chunk.len(), chunk.len(), None));
+        assert_eq!((done.new_batch, done.bytes), (expected.new_batch, expected.bytes));
+        assert!(done.batch_is_full || !expected.batch_is_full && !done.new_batch, "a batch was filled");
         futures.extend(done.futures);
     }
     assert_eq!((by_one.lanes(), by_many.lanes()), (1, 1), "all of it in the owner's own");

@@ -48,6 +48,12 @@ pub(crate) fn largest() -> Vec<u8> {
     content
 }
 
+/// What fills, behind [`largest`], a batch of [`BATCH`] bytes to the byte.
+pub(crate) fn rest() -> Vec<u8> {
+    let left = BATCH - BATCH_OVERHEAD - record_size(0, 0, &value(&largest()));
+    vec![7; left - record_size(1, 0, &value(&[]))]
+}
+
 pub(crate) struct Rig<C: Core> {
     pub(crate) clock: Arc<WatchedClock>,
     pub(crate) time: Arc<ManualClock>,
@@ -98,11 +104,8 @@ impl<C: Core> Rig<C> {
     /// Fills a batch of [`BATCH`] bytes, to the byte, where the partition has no open one.
     #[track_caller]
     pub(crate) fn fill(&self, partition: i32) {
-        let first = largest();
-        self.push(partition, &first);
-        let left = BATCH - BATCH_OVERHEAD - record_size(0, 0, &value(&first));
-        let rest = vec![7; left - record_size(1, 0, &value(&[]))];
-        self.push(partition, &rest);
+        self.push(partition, &largest());
+        self.push(partition, &rest());
     }
 
     #[track_caller]

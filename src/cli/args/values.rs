@@ -149,8 +149,9 @@ pub(super) fn numbers(text: &str) -> Result<std::collections::BTreeSet<usize>, S
     let mut numbers = std::collections::BTreeSet::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(first), Ok(last @ 0..10_000)) = (first.parse(), last.parse::<usize>()) else {
-            return Err("numbers are N or N-M below 10000, with commas between, as in 3,7-9".to_owned());
+        let bounds = first.parse::<usize>().ok().zip(last.parse().ok());
+        let Some((first, last)) = bounds.filter(|(first, last)| first <= last && *last < 10_000) else {
+            return Err("numbers are N or N-M below 10000, N not above M, with commas between, as in 3,7-9".to_owned());
         };
         numbers.extend(first..=last);
     }
