@@ -617,6 +617,11 @@ mod tests {
         }
     }
 
+    fn owned_lanes(accumulator: &LockFreeAccumulator) -> usize {
+        // Relaxed: one thread, as for the rest of these tests.
+        accumulator.owned_lanes.load(Relaxed)
+    }
+
     #[test]
     fn no_lane_is_granted_while_somebody_waits_for_memory() {
         let mut scene = Scene::new(64);
@@ -658,15 +663,15 @@ mod tests {
                     accumulator.begin_flush();
                     scene.pass(accumulator.clock.now());
                     accumulator.await_flush(Some(Duration::ZERO)).expect("all was acknowledged");
-                    assert_eq!(accumulator.owned_lanes.load(Relaxed), 1, "appender {number}");
+                    assert_eq!(owned_lanes(&accumulator), 1, "appender {number}");
                 }
                 scene.grow_idle();
                 appender
             })
             .collect();
-        assert_eq!(accumulator.owned_lanes.load(Relaxed), 0);
+        assert_eq!(owned_lanes(&accumulator), 0);
         drop(appenders);
-        assert_eq!(accumulator.owned_lanes.load(Relaxed), 0, "counted once");
+        assert_eq!(owned_lanes(&accumulator), 0, "counted once");
     }
 
     #[test]
@@ -686,6 +691,7 @@ mod tests {
 
     impl Clock for Failing {
         fn now(&self) -> Instant {
+            // Relaxed: one thread.
             assert!(!self.1.load(Relaxed), "on purpose: a clock");
             self.0.now()
         }
@@ -708,15 +714,16 @@ mod tests {
         while accumulator.pool().leased < 3 * BATCH as u64 {
             assert_eq!(append(), Ok(()));
         }
+        // Relaxed, as the other one below: one thread.
         clock.1.store(true, Relaxed);
         let panics = (0..50).filter(|_| catch_unwind(AssertUnwindSafe(&mut append)).is_err()).count();
         assert!(panics > 40, "{panics}");
-        assert_eq!((accumulator.owned_lanes.load(Relaxed), accumulator.pool().leased), (0, 3 * BATCH as u64));
+        assert_eq!((owned_lanes(&accumulator), accumulator.pool().leased), (0, 3 * BATCH as u64));
         clock.1.store(false, Relaxed);
         assert_eq!(append(), Ok(()));
-        assert_eq!(accumulator.owned_lanes.load(Relaxed), 1, "it was earned all along");
+        assert_eq!(owned_lanes(&accumulator), 1, "it was earned all along");
         drop((appender, view));
-        assert_eq!(accumulator.owned_lanes.load(Relaxed), 0);
+        assert_eq!(owned_lanes(&accumulator), 0);
     }
 
     #[test]
@@ -727,6 +734,6 @@ mod tests {
         let lanes: usize = appenders.iter_mut().map(|appender| scene.fill(appender)).sum();
         assert_eq!(lanes, 2);
         drop(appenders);
-        assert_eq!(accumulator.owned_lanes.load(Relaxed), 0);
+        assert_eq!(owned_lanes(&accumulator), 0);
     }
 }

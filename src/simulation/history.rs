@@ -131,6 +131,7 @@ fn run_tasks<A: Accumulator>(plan: &Plan, leaves_out: &dyn Fn(usize) -> bool) ->
             std::mem::forget(Rc::clone(&scene));
         }
         Ok(Err(stuck)) => {
+            tally.steps = stuck.steps;
             wrong.push(stuck.to_string());
             // What does not come to its end keeps everything; nor may a handle wait for its sender.
             std::mem::forget(Rc::clone(&scene));

@@ -93,8 +93,9 @@ pub struct Failure {
 
 /// Leaves out of a failing history what it fails without: halves first, then ever smaller parts. `None` if it does not fail.
 pub fn shrink(core: Core, seed: u64) -> Option<Failure> {
-    /// Histories that it may cost.
+    /// Histories that it may cost, and scheduling decisions: one that does not come to its end takes as many as a thousand others.
     const RUNS: usize = 400;
+    const STEPS: u64 = 4_000_000;
     let plan = Plan::draw(seed);
     let items = plan.items.len();
     let mut without = BTreeSet::new();
@@ -102,18 +103,19 @@ pub fn shrink(core: Core, seed: u64) -> Option<Failure> {
     if wrong.is_empty() {
         return None;
     }
-    let mut runs = 0;
+    let (mut runs, mut steps) = (0, 0);
     let mut part = items.div_ceil(2);
-    while part > 0 && runs < RUNS {
+    while part > 0 && runs < RUNS && steps < STEPS {
         let before = without.len();
         for begin in (0..items).step_by(part) {
             let mut fewer = without.clone();
             fewer.extend(begin..items.min(begin + part));
-            if fewer.len() == without.len() || runs == RUNS {
+            if fewer.len() == without.len() || runs == RUNS || steps >= STEPS {
                 continue;
             }
             runs += 1;
-            let again = core.run(&plan, &fewer).wrong;
+            let Ran { wrong: again, tally, .. } = core.run(&plan, &fewer);
+            steps += tally.steps;
             if !again.is_empty() {
                 (without, wrong) = (fewer, again);
             }
