@@ -29,11 +29,14 @@ use super::opener::Openers;
 use crate::error::TopicPartition;
 use crate::partition_map::PartitionHandle;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::primitive::atomic::{AtomicI64, AtomicU64};
+use crate::primitive::atomic::{AtomicI64, AtomicU64, AtomicUsize};
 use crate::primitive::epoch::{Atomic, Guard, Shared};
 use crate::primitive::step;
 
 const CLOSED: usize = 1;
+
+/// No place among the sender's queues.
+const NOWHERE: usize = usize::MAX;
 
 /// A partition of the lock-free core.
 pub struct Lane {
@@ -47,6 +50,8 @@ pub struct Lane {
     queued: AtomicI64,
     /// The number of the batch that the sender took last. Its own.
     taken: AtomicU64,
+    /// Where the sender keeps what is queued of it. Its own.
+    kept_at: AtomicUsize,
 }
 
 /// The handle of a partition of the lock-free core.
@@ -68,6 +73,7 @@ impl Lane {
             openers: Openers::new(),
             queued: AtomicI64::new(0),
             taken: AtomicU64::new(0),
+            kept_at: AtomicUsize::new(NOWHERE),
         }
     }
 
@@ -163,6 +169,18 @@ impl Lane {
     pub(super) fn has_taken(&self, id: u64) -> bool {
         // Relaxed: the sender's own.
         self.taken.load(Relaxed) >= id
+    }
+
+    /// Where the sender keeps what is queued of it, if anything is.
+    pub(super) fn kept_at(&self) -> Option<usize> {
+        // Relaxed: the sender's own.
+        Some(self.kept_at.load(Relaxed)).filter(|at| *at != NOWHERE)
+    }
+
+    /// By the sender.
+    pub(super) fn keep_at(&self, at: Option<usize>) {
+        // Relaxed: the sender's own.
+        self.kept_at.store(at.unwrap_or(NOWHERE), Relaxed);
     }
 }
 

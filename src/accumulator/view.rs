@@ -20,16 +20,16 @@
 //!
 //! It never waits for an appender. A batch with a copy under way is skipped; where its time is up, or all is aborted, its records end at once and its memory comes when the copier leaves.
 
+mod deadlines;
 mod owned;
+mod queues;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::books::{self, Node, mark};
-use super::lane::LaneHandle;
 use super::lockfree::LockFreeAccumulator;
 use super::{Accumulator, DrainGate, Drained, ReadyCheck, SenderView};
 use crate::batch::{Compressor, FinalState, SealedBatch, Watch, Whole, insert, reset_some, split};
@@ -41,21 +41,12 @@ use crate::primitive::clock::Instant;
 use crate::primitive::random::Random;
 use crate::primitive::table::{Set, Table};
 use crate::primitive::{epoch, step};
+use deadlines::Deadlines;
 use owned::Owners;
+use queues::{Place, Queues};
 
 /// Batches that are over and may stay linked, beside as many as are not.
 const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
-
-/// What is queued of a partition.
-struct Queue {
-    lane: LaneHandle,
-    /// Put back, then taken, in the order in which they are to be drained.
-    ready: VecDeque<SealedBatch>,
-    /// Not taken yet, by their numbers.
-    line: VecDeque<NonNull<Node>>,
-    /// Batches in the lines of lanes that appenders own.
-    owned: usize,
-}
 
 /// The lock-free sender's face.
 pub struct LockFreeView {
@@ -63,12 +54,12 @@ pub struct LockFreeView {
     /// The batch at which the last walk through the books began.
     seen: Option<NonNull<Node>>,
     pending: Vec<NonNull<Node>>,
-    queues: Table<TopicPartition, Queue>,
+    queues: Queues,
     owners: Owners,
-    /// What is queued, by its age.
-    deadlines: BTreeMap<(Instant, u64), TopicPartition>,
+    /// What is queued, by its age, and the place of its queue.
+    deadlines: Deadlines,
     /// Open or drained and not struck out, by number.
-    unfinished: BTreeMap<u64, NonNull<Node>>,
+    unfinished: Table<u64, NonNull<Node>>,
     /// Batches that are over and still linked, now and after the last sweep.
     over: usize,
     stayed: usize,
@@ -97,13 +88,6 @@ unsafe fn known<'a>(node: NonNull<Node>) -> &'a Node {
 /// A batch, or its node if somebody still copies into it.
 type TakenOut = Result<SealedBatch, NonNull<Node>>;
 
-/// What there is to take of a batch in a line.
-enum Taken {
-    Whole(SealedBatch),
-    /// A copy into it had panicked.
-    Failed(SealedBatch),
-}
-
 impl LockFreeView {
     pub(super) fn new(accumulator: Arc<LockFreeAccumulator>) -> Self {
         Self {
@@ -112,10 +96,10 @@ impl LockFreeView {
             accumulator,
             seen: None,
             pending: Vec::new(),
-            queues: Table::default(),
+            queues: Queues::default(),
             owners: Owners::default(),
-            deadlines: BTreeMap::new(),
-            unfinished: BTreeMap::new(),
+            deadlines: Deadlines::default(),
+            unfinished: Table::default(),
             over: 0,
             stayed: 0,
             muted: Set::default(),
@@ -151,7 +135,7 @@ impl LockFreeView {
     /// Moves batches that were opened meanwhile to their lines.
     fn look_at_pending(&mut self) {
         let guard = epoch::pin();
-        let mut opened = Vec::new();
+        let mut opened = Vec::with_capacity(self.pending.len());
         let over = &mut self.over;
         self.pending.retain(|node| {
             // SAFETY: `known`.
@@ -172,17 +156,17 @@ impl LockFreeView {
             // SAFETY: `known`.
             let at = unsafe { known(*node) };
             at.extra.opened();
-            let (id, topic_partition) = (at.extra.id(), at.extra.lane.topic_partition());
+            let (id, kept_at) = (at.extra.id(), self.queues.of(&at.extra.lane));
             self.unfinished.insert(id, *node);
-            self.deadlines.insert((at.created(), id), topic_partition.clone());
+            self.deadlines.insert(at.created(), id, kept_at);
             if at.extra.own.is_some() {
-                self.enter_owned(at);
+                self.enter_owned(at, kept_at);
                 continue;
             }
-            let queue = Self::queue(&mut self.queues, &at.extra.lane);
+            let line = &mut self.queues[kept_at].line;
             // SAFETY: `known`.
-            let place = queue.line.partition_point(|other| unsafe { known(*other) }.extra.id() < id);
-            queue.line.insert(place, *node);
+            let place = line.partition_point(|other| unsafe { known(*other) }.extra.id() < id);
+            line.insert(place, *node);
         }
     }
 
@@ -204,28 +188,19 @@ impl LockFreeView {
         self.seen = head;
     }
 
-    fn queue<'q>(queues: &'q mut Table<TopicPartition, Queue>, lane: &LaneHandle) -> &'q mut Queue {
-        queues.entry(lane.topic_partition().clone()).or_insert_with(|| Queue {
-            lane: lane.clone(),
-            ready: VecDeque::new(),
-            line: VecDeque::new(),
-            owned: 0,
-        })
-    }
-
-    /// Takes the content of `node`, which was published to us.
-    fn take(&mut self, node: &Node) -> Taken {
+    /// Takes the content of `node`, which was published to us; and whether a copy into it had panicked.
+    fn take(&mut self, node: &Node) -> (SealedBatch, bool) {
         let lane = &node.extra.lane;
-        // SAFETY: BATCH-D: published to the sender, or finished by it.
-        let (batch, failed) = unsafe { node.take(lane.topic_partition().clone(), node.extra.id()) };
         node.extra.mark(mark::TAKEN);
         self.over += usize::from(node.extra.is_marked(mark::STRUCK));
-        if failed { Taken::Failed(batch) } else { Taken::Whole(batch) }
+        // SAFETY: BATCH-D: published to the sender, or finished by it.
+        unsafe { node.take(lane.topic_partition().clone(), node.extra.id()) }
     }
 
-    /// Takes from the front of a line what is finished and in its turn.
-    fn advance(&mut self, topic_partition: &TopicPartition) {
-        while let Some(queue) = self.queues.get_mut(topic_partition) {
+    /// Takes from the front of the line at `at` what is finished and in its turn.
+    fn advance(&mut self, at: usize) {
+        loop {
+            let queue = &mut self.queues[at];
             let Some(front) = queue.line.front() else { return };
             // SAFETY: `known`.
             let node = unsafe { known(*front) };
@@ -239,23 +214,20 @@ impl LockFreeView {
             entry.mark(mark::OUT);
             queue.lane.took(entry.id());
             if !entry.is_marked(mark::GONE) {
-                self.take_to_queue(node);
+                self.take_to_queue(node, at);
             }
         }
     }
 
-    /// Takes `node`, whose turn it is, and puts it behind what is ready.
-    fn take_to_queue(&mut self, node: &Node) {
-        match self.take(node) {
-            Taken::Whole(batch) => {
-                let queue = Self::queue(&mut self.queues, &node.extra.lane);
-                queue.ready.push_back(batch);
-            }
-            Taken::Failed(batch) => {
-                self.leaves(node);
-                self.fail_panicked(batch);
-            }
+    /// Takes `node`, whose turn it is, and puts it behind what is ready at `at`.
+    fn take_to_queue(&mut self, node: &Node, at: usize) {
+        let (batch, failed) = self.take(node);
+        if !failed {
+            self.queues[at].ready.push_back(batch);
+            return;
         }
+        self.leaves(node);
+        self.fail_panicked(batch);
     }
 
     fn fail_panicked(&mut self, batch: SealedBatch) {
@@ -267,7 +239,7 @@ impl LockFreeView {
 
     /// `node` does not stand in its queue any more.
     fn leaves(&mut self, node: &Node) {
-        self.deadlines.remove(&(node.created(), node.extra.id()));
+        self.deadlines.remove(node.created(), node.extra.id());
         node.extra.queued(false);
         node.extra.lane.left();
     }
@@ -278,10 +250,9 @@ impl LockFreeView {
             // SAFETY: `known`.
             Some(node) => self.leaves(unsafe { known(*node) }),
             None => {
-                self.deadlines.remove(&(batch.created(), batch.id()));
-                let (Some(whole), Some(queue)) = (batch.whole(), self.queues.get(batch.topic_partition())) else {
-                    return;
-                };
+                let kept_at = self.deadlines.remove(batch.created(), batch.id());
+                let (Some(whole), Some(kept_at)) = (batch.whole(), kept_at) else { return };
+                let queue = &self.queues[kept_at];
                 queue.lane.left();
                 let queued = queue.ready.iter().filter_map(SealedBatch::whole).any(|other| other.id() == whole.id());
                 if let Some(node) = self.unfinished.get(&whole.id()) {
@@ -305,8 +276,9 @@ impl LockFreeView {
             None => self.accumulator.partition(batch.topic_partition()),
         };
         lane.came_back();
-        self.deadlines.insert((batch.created(), batch.id()), batch.topic_partition().clone());
-        insert(&mut Self::queue(&mut self.queues, &lane).ready, batch);
+        let kept_at = self.queues.of(&lane);
+        self.deadlines.insert(batch.created(), batch.id(), kept_at);
+        insert(&mut self.queues[kept_at].ready, batch);
     }
 
     /// Unlinks what is over, once that is worth a walk.
@@ -331,59 +303,48 @@ impl LockFreeView {
         (batch.waited(now) < backoff).then_some(backoff)
     }
 
-    /// The places of partitions with something queued, among those that their node leads (GAP-31: nothing else is looked at).
-    fn places(&self, cluster: &Cluster) -> BTreeMap<NodeId, Vec<usize>> {
-        let mut places = BTreeMap::<_, Vec<_>>::new();
-        let queued = self.queues.iter().filter(|(_, queue)| !(queue.ready.is_empty() && queue.line.is_empty()));
-        for (Leader { node, .. }, place) in queued.filter_map(|(queued, _)| cluster.place(queued)) {
-            places.entry(node).or_default().push(place);
-        }
-        places.values_mut().for_each(|places| places.sort_unstable());
-        places
-    }
-
     fn drain_node(
         &mut self,
         cluster: &Cluster,
         node: NodeId,
-        places: &[usize],
+        places: &[Place],
         max_size: usize,
         now: Instant,
         gate: &mut dyn DrainGate,
     ) -> Vec<SealedBatch> {
-        let mut batches = Vec::new();
-        let mut size = 0;
+        /// Batches for which there is room from the first: full ones, in a request of a MiB.
+        const MANY: usize = 64;
         let partitions = cluster.led_by(node);
         if partitions.is_empty() {
-            return batches;
+            return Vec::new();
         }
+        let mut batches = Vec::with_capacity(places.len().min(MANY));
+        let mut size = 0;
         let start = self.drain_index.get(&node).map_or(0, |index| index % partitions.len());
         // As if each partition were examined in turn: a pass that comes round ends before its start, one that stops at a partition starts there again (ACC-26).
         self.drain_index.insert(node, (start + partitions.len() - 1) % partitions.len());
-        let (before, behind) = places.split_at(places.partition_point(|place| *place < start));
-        for &index in behind.iter().chain(before) {
+        let (before, behind) = places.split_at(places.partition_point(|place| place.index < start));
+        for &Place { index, leader, at } in behind.iter().chain(before) {
             let topic_partition = &partitions[index];
             if self.muted.contains(topic_partition) {
                 continue;
             }
             // Skipped: what others wait for is no matter of this one (GAP-22).
-            let head = self.queues.get(topic_partition).map(|queue| queue.ready.front());
-            if !head.is_some_and(|head| gate.admits(topic_partition, head)) {
+            if !gate.admits(topic_partition, self.queues[at].ready.front()) {
                 continue;
             }
-            let leader_epoch = cluster.leader(topic_partition).and_then(|leader| leader.epoch);
             let fits = |head_size| batches.is_empty() || size + head_size <= max_size;
-            match self.head_size(topic_partition, leader_epoch, now) {
+            match self.head_size(at, leader.epoch, now) {
                 None => continue,
                 // With a codec only its compressed size can tell.
                 Some(head_size) if !fits(head_size) && self.compressor.is_none() => {
                     self.drain_index.insert(node, index);
                     break;
                 }
-                Some(_) => self.seal_head(topic_partition),
+                Some(_) => self.seal_head(at),
             }
             // An open batch may have grown until it was sealed, and may have a copy under way.
-            let Some(queue) = self.queues.get_mut(topic_partition) else { continue };
+            let queue = &mut self.queues[at];
             let Some(head) = queue.ready.front_mut() else { continue };
             if let Some(compressor) = &mut self.compressor {
                 head.compress(compressor);
@@ -394,7 +355,7 @@ impl LockFreeView {
             }
             let Some(mut batch) = queue.ready.pop_front() else { continue };
             self.left(&batch);
-            batch.see_leader_epoch(leader_epoch);
+            batch.see_leader_epoch(leader.epoch);
             gate.drained(&mut batch);
             if let Err(error) = batch.close() {
                 // Not reachable while gates stamp with ids that a broker gave; were it, the batch must not be lost in silence.
@@ -409,14 +370,9 @@ impl LockFreeView {
         batches
     }
 
-    /// Bytes of what could be drained of a partition next, if there is anything.
-    fn head_size(
-        &mut self,
-        topic_partition: &TopicPartition,
-        leader_epoch: Option<i32>,
-        now: Instant,
-    ) -> Option<usize> {
-        let queue = self.queues.get_mut(topic_partition)?;
+    /// Bytes of what could be drained next of the queue at `at`, if there is anything.
+    fn head_size(&mut self, at: usize, leader_epoch: Option<i32>, now: Instant) -> Option<usize> {
+        let queue = &mut self.queues[at];
         if let Some(head) = queue.ready.front_mut() {
             head.see_leader_epoch(leader_epoch);
             return Self::backoff(head, now).is_none().then(|| head.size());
@@ -426,24 +382,24 @@ impl LockFreeView {
         (queue.lane.has_taken(open.extra.after()) && !open.is_sealed()).then(|| open.len())
     }
 
-    /// Makes the head of a queue ready, sealing it if it is open. If somebody still copies into it, it comes with the ready stack.
-    fn seal_head(&mut self, topic_partition: &TopicPartition) {
-        let Some(queue) = self.queues.get(topic_partition).filter(|queue| queue.ready.is_empty()) else { return };
-        let Some(open) = queue.line.front() else { return };
+    /// Makes the head of the queue at `at` ready, sealing it if it is open. If somebody still copies into it, it comes with the ready stack.
+    fn seal_head(&mut self, at: usize) {
+        let queue = &self.queues[at];
+        let Some(open) = queue.line.front().filter(|_| queue.ready.is_empty()) else { return };
         // SAFETY: `known`.
         let open = unsafe { known(*open) };
         if open.seal() {
             open.extra.mark(mark::PUBLISHED);
-            self.advance(topic_partition);
+            self.advance(at);
         }
     }
 
-    /// Takes the batch numbered `id` out of its queue, wherever it stands there. If somebody still copies into it: its node.
-    fn take_out(&mut self, topic_partition: &TopicPartition, id: u64) -> Option<TakenOut> {
+    /// Takes the batch numbered `id` out of the queue at `kept_at`, wherever it stands there. If somebody still copies into it: its node.
+    fn take_out(&mut self, kept_at: usize, id: u64) -> Option<TakenOut> {
         if let Some(taken) = self.take_out_owned(id) {
             return Some(taken);
         }
-        let queue = self.queues.get_mut(topic_partition)?;
+        let queue = &mut self.queues[kept_at];
         if let Some(at) = queue.ready.iter().position(|batch| batch.id() == id) {
             let batch = queue.ready.remove(at)?;
             self.left(&batch);
@@ -456,7 +412,7 @@ impl LockFreeView {
         let finished = at.seal() || at.extra.is_marked(mark::PUBLISHED);
         let taken = self.take_gone(node, finished);
         // What stands behind it may be in its turn now.
-        self.advance(topic_partition);
+        self.advance(kept_at);
         Some(taken)
     }
 
@@ -470,8 +426,7 @@ impl LockFreeView {
             at.extra.mark(mark::ENDED_EARLY);
             return Err(node);
         }
-        let (Taken::Whole(batch) | Taken::Failed(batch)) = self.take(at);
-        Ok(batch)
+        Ok(self.take(at).0)
     }
 
     /// Ends the records of a batch that somebody still copies into. Its memory comes with the ready stack.
@@ -495,10 +450,8 @@ impl SenderView for LockFreeView {
         let next_check = self.look_at_owned(cluster, now);
         let mut check = ReadyCheck { next_check, ..ReadyCheck::default() };
         let muted = &self.muted;
-        self.queues.retain(|topic_partition, queue| {
-            if queue.ready.is_empty() && queue.line.is_empty() && queue.owned == 0 {
-                return false;
-            }
+        self.queues.retain_used(|queue| {
+            let topic_partition = queue.lane.topic_partition();
             let leader = cluster.leader(topic_partition);
             if let (Some(leader), Some(head)) = (leader, queue.ready.front_mut()) {
                 head.see_leader_epoch(leader.epoch);
@@ -507,13 +460,13 @@ impl SenderView for LockFreeView {
                 if !check.unknown_leader_topics.contains(&topic_partition.topic) {
                     check.unknown_leader_topics.push(topic_partition.topic.clone());
                 }
-                return true;
+                return;
             };
             if check.nodes.contains(&node)
                 || muted.contains(topic_partition)
                 || !gate.admits(topic_partition, queue.ready.front())
             {
-                return true;
+                return;
             }
             let (waited, backoff, full) = match (queue.ready.front(), queue.line.front()) {
                 // A batch closed for appends counts as full (BATCH-04).
@@ -523,11 +476,11 @@ impl SenderView for LockFreeView {
                     let open = unsafe { known(*open) };
                     if open.is_sealed() {
                         // Finished soon, by who copies into it or is about to publish it: that brings a wake.
-                        return true;
+                        return;
                     }
                     (now.saturating_since(open.created()), None, false)
                 }
-                (None, None) => return true,
+                (None, None) => return,
             };
             let target = backoff.unwrap_or(linger);
             if (full || waited >= target || hurry) && backoff.is_none() {
@@ -536,7 +489,6 @@ impl SenderView for LockFreeView {
                 let left = target.saturating_sub(waited);
                 check.next_check = Some(check.next_check.map_or(left, |so_far| so_far.min(left)));
             }
-            true
         });
         check
     }
@@ -550,14 +502,15 @@ impl SenderView for LockFreeView {
         gate: &mut dyn DrainGate,
     ) -> Vec<Drained> {
         self.absorb();
-        let places = self.places(cluster);
-        let places_of = |node| places.get(node).map_or(&[][..], Vec::as_slice);
+        let places = self.queues.places(cluster);
+        let of_node = |node| {
+            let led_from = places.partition_point(|place| place.leader.node < node);
+            let led = places[led_from..].partition_point(|place| place.leader.node == node);
+            &places[led_from..led_from + led]
+        };
         nodes
             .iter()
-            .map(|node| Drained {
-                node: *node,
-                batches: self.drain_node(cluster, *node, places_of(node), max_size, now, gate),
-            })
+            .map(|&node| Drained { node, batches: self.drain_node(cluster, node, of_node(node), max_size, now, gate) })
             .collect()
     }
 
@@ -568,8 +521,9 @@ impl SenderView for LockFreeView {
     }
 
     fn reset_producer_state(&mut self, topic_partition: &TopicPartition, reset: &mut dyn FnMut(&SealedBatch) -> bool) {
-        if let Some(queue) = self.queues.get_mut(topic_partition) {
-            reset_some(&mut queue.ready, reset);
+        let lane = self.accumulator.map.get(&topic_partition.topic, topic_partition.partition);
+        if let Some(at) = lane.and_then(|lane| lane.kept_at()) {
+            reset_some(&mut self.queues[at].ready, reset);
         }
     }
 
@@ -586,27 +540,26 @@ impl SenderView for LockFreeView {
         self.absorb();
         let timeout = self.accumulator.config.delivery_timeout;
         let mut expired = Vec::new();
-        while let Some((&(created, id), topic_partition)) = self.deadlines.first_key_value() {
+        while let Some((created, id, kept_at)) = self.deadlines.first() {
             let age = now.saturating_since(created);
             if age < timeout {
                 break;
             }
-            let topic_partition = topic_partition.clone();
-            match self.take_out(&topic_partition, id) {
+            match self.take_out(kept_at, id) {
                 Some(Ok(batch)) => expired.push(batch),
                 Some(Err(node)) => {
                     // SAFETY: `known`.
                     let records = unsafe { known(node) }.count();
                     self.ended_early = self.ended_early.saturating_add(records);
+                    let topic_partition = self.queues[kept_at].lane.topic_partition().clone();
                     let error = SendError::DeliveryTimeout { topic_partition, records, age, timeout };
                     self.end_early(node, FinalState::Failed, error);
                 }
-                None => drop(self.deadlines.remove(&(created, id))),
+                None => drop(self.deadlines.remove(created, id)),
             }
         }
         // Overflow is no expiry (ACC-39).
-        let earliest = self.deadlines.first_key_value();
-        self.next_expiry = earliest.and_then(|((created, _), _)| created.checked_add(timeout));
+        self.next_expiry = self.deadlines.first().and_then(|(created, ..)| created.checked_add(timeout));
         expired
     }
 
@@ -644,21 +597,22 @@ impl SenderView for LockFreeView {
     fn abort_all(&mut self, error: &SendError) {
         self.absorb();
         // All that is known now, and no more: what comes during the callbacks is left whole.
-        let known_now: Vec<(u64, NonNull<Node>)> = self.unfinished.iter().map(|(id, node)| (*id, *node)).collect();
+        let mut known_now: Vec<(u64, NonNull<Node>)> = self.unfinished.iter().map(|(id, node)| (*id, *node)).collect();
+        known_now.sort_unstable_by_key(|(id, _)| *id);
         let mut doomed: Vec<(u64, Watch, Option<TakenOut>)> = Vec::new();
         // Parts of what was split stand in no books: what does is aborted below, and nobody would send them for it.
         let is_part = |batch: &&SealedBatch| batch.whole().is_some();
         let parts =
             self.queues.iter().flat_map(|(at, queue)| queue.ready.iter().filter(is_part).map(move |part| (at, part)));
-        let parts: Vec<_> = parts.map(|(at, part)| (at.clone(), part.id(), part.completion().watch())).collect();
+        let parts: Vec<_> = parts.map(|(at, part)| (at, part.id(), part.completion().watch())).collect();
         for (id, node) in known_now {
             // SAFETY: `known`.
             let entry = &unsafe { known(node) }.extra;
-            let topic_partition = entry.lane.topic_partition().clone();
-            doomed.push((id, entry.watch.clone(), self.take_out(&topic_partition, id)));
+            let taken = entry.lane.kept_at().and_then(|at| self.take_out(at, id));
+            doomed.push((id, entry.watch.clone(), taken));
         }
-        for (topic_partition, id, watch) in parts {
-            doomed.push((id, watch, self.take_out(&topic_partition, id)));
+        for (at, id, watch) in parts {
+            doomed.push((id, watch, self.take_out(at, id)));
         }
         // In the order in which they were opened, in flight or not. The memory of what is in flight comes back from the transport.
         for (id, watch, taken) in doomed {

@@ -304,7 +304,8 @@ impl<X> AtomicBatch<X> {
         let Content { lease, grown, mut completer } = content.expect("a batch is taken once (BATCH-D)");
         // Relaxed: its owner's, and ordered as the copies are (BATCH-G).
         completer.issued_beside(self.beside.load(Relaxed));
-        for (index, timestamp, callback) in self.callbacks.close() {
+        // Whoever gave one has committed since.
+        for (index, timestamp, callback) in self.callbacks.take() {
             completer.on_completion(index, timestamp, callback);
         }
         // Relaxed, all three: written before commits, which happened before the batch was published to us (BATCH-D).

@@ -77,11 +77,18 @@ impl Callbacks {
         taken.sort_by_key(|(index, ..)| *index);
         taken
     }
+
+    /// The same once nobody can push any more, without an exchange if there is none.
+    pub(super) fn take(&self) -> Vec<(u32, i64, Callback)> {
+        // Relaxed: the last push is behind the caller, or it could not know that it was the last.
+        let head = self.0.load(Relaxed);
+        if head.is_null() || head == closed() { Vec::new() } else { self.close() }
+    }
 }
 
 impl Drop for Callbacks {
     fn drop(&mut self) {
-        drop(self.close());
+        drop(self.take());
     }
 }
 

@@ -17,6 +17,7 @@
 //! that the close is forced.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -167,9 +168,16 @@ impl<A: Accumulator> SenderHandle<A> {
         let waker = sender.broker.waker();
         let seen = Arc::clone(&control);
         let run = move || {
-            // Dropped after the sender, whose own end aborts what a panic left behind.
+            // Dropped after the sender, whose own end aborts what a panic left behind. That end is not a part of the panic: it waits for appends under way and calls back, and what
+            // panics there is to be caught as ever.
             let mut ending = Ending { control: seen, how: Mode::Died };
-            ending.how = sender.run(&ending.control);
+            let mut sender = sender;
+            let ran = catch_unwind(AssertUnwindSafe(|| sender.run(&ending.control)));
+            drop(sender);
+            match ran {
+                Ok(how) => ending.how = how,
+                Err(payload) => resume_unwind(payload),
+            }
         };
         (Self { accumulator, control, waker, stats, clock }, run)
     }

@@ -244,10 +244,10 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
     }
 
     /// Sends one request (SEND-06), its batches registered and, in ordering mode, their partitions muted first.
-    fn submit(&mut self, node: NodeId, batches: Vec<SealedBatch>, now: Instant) {
+    fn submit(&mut self, node: NodeId, mut batches: Vec<SealedBatch>, now: Instant) {
         // A batch whose time was up when it was drained is not worth sending.
         let expired = |batch: &SealedBatch| batch.has_expired(self.config.delivery_timeout, now);
-        let (late, batches): (Vec<_>, Vec<_>) = batches.into_iter().partition(expired);
+        let late: Vec<_> = batches.extract_if(.., |batch| expired(batch)).collect();
         for batch in late {
             if let Some(idempotence) = &mut self.idempotence {
                 idempotence.not_sent(&batch);
@@ -491,7 +491,7 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
     }
 
     /// Runs until `control` says to end (SEND-26, SEND-27). How it ended.
-    fn run(mut self, control: &Control) -> Mode {
+    fn run(&mut self, control: &Control) -> Mode {
         /// Between looks at `control` when nothing else is due. Every change of it comes with a wake as well.
         const LONGEST: Duration = Duration::from_secs(1);
         while control.mode() == Mode::Running {

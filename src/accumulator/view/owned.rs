@@ -117,8 +117,8 @@ enum Why {
 }
 
 impl LockFreeView {
-    /// `node` was opened in a lane that somebody owns.
-    pub(super) fn enter_owned(&mut self, node: &Node) {
+    /// `node` was opened in a lane that somebody owns. The place of its partition's queue is `kept_at`.
+    pub(super) fn enter_owned(&mut self, node: &Node, kept_at: usize) {
         let Some(own) = &node.extra.own else { return };
         let due = node.created().saturating_add(self.accumulator.config.linger);
         let at = self.owners.know(own, due);
@@ -127,13 +127,17 @@ impl LockFreeView {
         if known.due > due {
             self.owners.set_timer(at, due);
         }
-        Self::queue(&mut self.queues, &node.extra.lane).owned += 1;
+        self.queues[kept_at].owned += 1;
     }
 
     /// Takes what is in its turn now that `node` is finished.
     pub(super) fn advance_with(&mut self, node: &Node) {
         match &node.extra.own {
-            None => self.advance(node.extra.lane.topic_partition()),
+            None => {
+                if let Some(at) = node.extra.lane.kept_at() {
+                    self.advance(at);
+                }
+            }
             Some(own) => {
                 if let Some(at) = own.known_as() {
                     self.advance_owned(at);
@@ -161,9 +165,10 @@ impl LockFreeView {
             known.line.pop_front();
             known.moved += 1;
             entry.mark(mark::OUT);
-            Self::queue(&mut self.queues, &entry.lane).owned -= 1;
+            let kept_at = self.queues.of(&entry.lane);
+            self.queues[kept_at].owned -= 1;
             if !entry.is_marked(mark::GONE) {
-                self.take_to_queue(node);
+                self.take_to_queue(node, kept_at);
             }
         }
     }
@@ -200,7 +205,7 @@ impl LockFreeView {
                     let topic_partition = lane.lane.topic_partition();
                     let is_sendable =
                         !self.muted.contains(topic_partition) && cluster.leader(topic_partition).is_some();
-                    let is_head = || self.queues.get(topic_partition).is_none_or(|queue| queue.ready.is_empty());
+                    let is_head = || lane.lane.kept_at().is_none_or(|at| self.queues[at].ready.is_empty());
                     if is_sendable && (end <= now || all || scarce && is_head()) {
                         let why = if end <= now || !all { Why::NotFilled } else { Why::All };
                         lane.ask(n);
