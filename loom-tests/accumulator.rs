@@ -29,6 +29,8 @@ pub(crate) fn models() -> Vec<Check> {
         forced_close_against_opener(),
         expiry_against_append(),
         walk_against_sweep(),
+        emptied_against_open(),
+        emptied_against_close(),
         sweep_under_the_collector(),
     ]
 }
@@ -449,10 +451,7 @@ fn walk_against_sweep() -> Check {
         with_two_over,
     )
     .role("walker", look)
-    .role("sender", |scene| {
-        scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));
-        String::new()
-    })
+    .role("sender", sweep)
     .role("opener", |scene| {
         let lane = scene.accumulator.partition(&tp(1));
         scene.append_to(&lane, "f", Reply::IGNORE).into()
@@ -467,6 +466,59 @@ fn walk_against_sweep() -> Check {
     )
 }
 
+/// A lane whose last batch is over and was passed by once: the next sweep empties its tail, unless another batch is opened there.
+fn with_one_to_empty() -> Arc<Scene> {
+    let scene = Scene::with(&["a"]);
+    let log = scene.rest();
+    assert_eq!(log, "a|");
+    let other = scene.accumulator.partition(&tp(1));
+    for name in ["b", "c"] {
+        assert_eq!(scene.append_to(&other, name, Reply::IGNORE), "in");
+        scene.rest();
+        if name == "b" {
+            scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));
+        }
+    }
+    scene
+}
+
+fn sweep(scene: &Arc<Scene>) -> String {
+    scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));
+    String::new()
+}
+
+fn emptied_against_open() -> Check {
+    lanes(
+        "lane_emptied_against_open",
+        "a tail is emptied, or another batch comes into it: no record is lost, and the batch that was there is let go of once",
+        Bound::Preemptions(2),
+        with_one_to_empty,
+    )
+    .role("appender", |scene: &Arc<Scene>| format!("{} {}", scene.append("d"), scene.append("e")))
+    .role("sender", sweep)
+    .expect(
+        |scene, results| {
+            let log = scene.rest();
+            scene.whole();
+            format!("{}: {log}", results[0])
+        },
+        &["in in: d e|"],
+    )
+}
+
+fn emptied_against_close() -> Check {
+    lanes(
+        "lane_emptied_against_close",
+        "what is accepted is seen by a look after the close, though the tail is emptied meanwhile (ACC-48)",
+        Bound::Preemptions(1),
+        with_one_to_empty,
+    )
+    .role("appender", |scene: &Arc<Scene>| scene.append("d").into())
+    .role("closer", close_and_look)
+    .role("sender", sweep)
+    .expect(accepted_is_seen, &["in, seen: d|", "refused, nothing: "])
+}
+
 fn sweep_under_the_collector() -> Check {
     model(
         "lane_sweep_under_the_collector",
@@ -476,10 +528,7 @@ fn sweep_under_the_collector() -> Check {
     )
     .weak_memory()
     .role("walker", |scene: &Arc<Scene>| scene.accumulator.has_incomplete().to_string())
-    .role("sender", |scene| {
-        scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));
-        String::new()
-    })
+    .role("sender", sweep)
     .expect(
         |scene, results| {
             let log = scene.rest();

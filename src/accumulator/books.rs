@@ -27,7 +27,7 @@
 //! # Invariants
 //! - **BOOKS-A** A batch is entered once, and from then on changes hands only by its word and its stage. Only the sender unlinks, and never the one at the head: so `head` is changed by `enter` and
 //!   `close` only, and a `next` by one thread.
-//! - **BOOKS-B** A batch is retired by the sender, once, after it was unlinked, and not before it was taken (or is void), another has replaced it in its lane's tail, and it was struck out. Whoever still
+//! - **BOOKS-B** A batch is retired by the sender, once, after it was unlinked, and not before it was taken (or is void), it has left its lane's tail, and it was struck out. Whoever still
 //!   looks at it is pinned since before it was unlinked.
 //! - **BOOKS-C** A batch is opened, if it is, after it was entered; and it is `OPENED` before it leaves its lane's tail. So who sees a tail that came later sees the stage.
 //!
@@ -94,6 +94,8 @@ pub(super) mod mark {
     pub(in super::super) const GONE: u8 = 16;
     /// It has left its line.
     pub(in super::super) const OUT: u8 = 32;
+    /// It was over and in its lane's tail at a sweep.
+    pub(in super::super) const STAYED: u8 = 64;
     /// Nothing of it is left to do.
     pub(in super::super) const OVER: u8 = TAKEN | STRUCK | OUT;
 }
@@ -199,6 +201,16 @@ fn is_in_lane(node: &Node, guard: &Guard) -> bool {
     }
 }
 
+/// By the sender: whether `node`, which is over, has left its lane; if it is still there since the last sweep, it is taken out.
+fn leaves_lane(node: &Node, guard: &Guard) -> bool {
+    if !is_in_lane(node, guard) {
+        return true;
+    }
+    let stayed = node.extra.is_marked(mark::STAYED);
+    node.extra.mark(mark::STAYED);
+    stayed && node.extra.lane.empty(node, guard)
+}
+
 /// Whether `node` was opened, and perhaps drained.
 pub(super) fn is_open(node: &Node, guard: &Guard) -> bool {
     // The tail before the stage: if it was opened and has left the tail, the stage says so by then (BOOKS-C).
@@ -268,7 +280,7 @@ impl Books {
         Walk { at: self.head.load(Acquire, guard), guard }
     }
 
-    /// Unlinks and retires what is `over`, but for the batch entered last and those in their lanes' tails. How many.
+    /// Unlinks and retires what is `over`, but for the batch entered last and those that came into their lanes' tails since the last sweep but one. How many.
     ///
     /// # Safety
     /// BOOKS-A: the caller is the sender; BOOKS-B holds for all that is `over`.
@@ -278,7 +290,7 @@ impl Books {
         let Some(mut stays) = walk.next() else { return 0 };
         for node in walk {
             // Out of the tail it is so for good (LANE-B).
-            if !over(node) || is_in_lane(node, guard) {
+            if !over(node) || !leaves_lane(node, guard) {
                 stays = node;
                 continue;
             }

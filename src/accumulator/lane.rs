@@ -3,14 +3,15 @@
 //! | `tail` | means | left by |
 //! |---|---|---|
 //! | null | no batch was ever opened here | CAS to the first |
-//! | a batch | the one opened last; it takes records until its own word says sealed, and stays here when it was sent | CAS to the next batch, when it is sealed |
-//! | either, tagged CLOSED | nothing is opened here any more | never |
+//! | a batch | the one opened last; it takes records until its own word says sealed, and stays here when it was sent | CAS to the next batch, when it is sealed; the sender's CAS to its number, when it is over and nothing has come since |
+//! | a number, tagged EMPTIED | the batch of that number was the last, and is over | CAS to the next batch |
+//! | any of them, tagged CLOSED | nothing is opened here any more | never |
 //!
 //! # Invariants
 //! - **LANE-A** A batch comes into the tail once, with its first record in it, numbered higher than all that were there before; it leaves it once, sealed.
-//! - **LANE-B** A batch follows the one that it replaces: its `after` says which. The sender takes the batches of a lane in that order. A tail that was left never comes back, null neither, so a CAS that
+//! - **LANE-B** A batch follows the one that it replaces: its `after` says which. The sender takes the batches of a lane in that order. A tail that was left never comes back, null neither, and a number stands there once (of 61 bits; where pointers have 32, of 29: an opener would have to be stopped for that many batches): so a CAS that
 //!   succeeds replaces what its caller has looked at.
-//! - **LANE-C** The batch in the tail is not retired, however long it has been over: the next one to be opened lets it go. Whoever reads the tail is pinned, and keeps the batch by that until it has a place in it, which then keeps it (BATCH-C).
+//! - **LANE-C** The batch in the tail is not retired: the next one to be opened lets it go, or the sender, which empties the tail of a lane where a batch was over at two sweeps. Whoever reads the tail is pinned, and keeps the batch by that until it has a place in it, which then keeps it (BATCH-C).
 //!
 //! # Why order holds (L6)
 //! Let an append return before another to the same lane begins. In one batch: reservations are ordered by its word, and the later one reads a word not older than the earlier one's. In two: the tail
@@ -18,7 +19,8 @@
 //!
 //! # The race that looks dangerous
 //! *Two openers*, which there are if one was stopped ([`super::opener`]): both have memory, both find the tail sealed. One CAS succeeds; the other finds an open batch, takes a place there, voids its own and gives its memory back. *An opener against the close*: one
-//! word; closed first, the CAS fails and the record is refused; opened first, the closer finds the batch in the tail and seals it.
+//! word; closed first, the CAS fails and the record is refused; opened first, the closer finds the batch in the tail and seals it. *An opener against the sender that empties the tail*: one word; emptied first, the opener's CAS fails, and it looks again and
+//! finds that it follows nothing, since that batch was taken; opened first, the sender's CAS fails, and the batch was let go by the opener.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -28,12 +30,15 @@ use super::books::Node;
 use super::opener::Openers;
 use crate::error::TopicPartition;
 use crate::partition_map::PartitionHandle;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicI64, AtomicU64, AtomicUsize};
 use crate::primitive::epoch::{Atomic, Guard, Shared};
 use crate::primitive::step;
 
+/// Tags of the tail.
 const CLOSED: usize = 1;
+const EMPTIED: usize = 2;
+const _: () = assert!(align_of::<Node>() > CLOSED | EMPTIED, "room for the tags");
 
 /// No place among the sender's queues.
 const NOWHERE: usize = usize::MAX;
@@ -91,31 +96,44 @@ impl Lane {
         // Acquire pairs with the Release of the CAS that opened the batch: it is seen whole. An older tail is one that is sealed, or was taken: the CAS on it fails.
         let tail = self.tail.load(Acquire, guard);
         // SAFETY: LANE-C: pinned since before the load.
-        let batch = unsafe { tail.with_tag(0).as_ref() };
+        let batch = unsafe { Self::batch(tail) };
         if let Some(batch) = batch {
             batch.extra.reached();
         }
         match batch {
             // A closed tail's batch takes records until it is sealed, which is the close's next step: they come before the close.
             Some(batch) => (Tail::Batch(batch), tail),
-            None if tail.tag() == CLOSED => (Tail::Closed, tail),
+            None if Self::is_closed(tail) => (Tail::Closed, tail),
             None => (Tail::Empty, tail),
         }
     }
 
     pub(super) fn is_closed(tail: Shared<'_, Node>) -> bool {
-        tail.tag() == CLOSED
+        tail.tag() & CLOSED != 0
+    }
+
+    /// The batch that `tail` says.
+    ///
+    /// # Safety
+    /// LANE-C: it was loaded by a caller that has been pinned since before.
+    unsafe fn batch<'g>(tail: Shared<'g, Node>) -> Option<&'g Node> {
+        if tail.tag() & EMPTIED != 0 {
+            return None;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { tail.with_tag(0).as_ref() }
     }
 
     pub(super) fn has_in_tail(&self, node: &Node, guard: &Guard) -> bool {
         // Acquire: see `tail`.
-        self.tail.load(Acquire, guard).with_tag(0).as_raw() == std::ptr::from_ref(node)
+        let tail = self.tail.load(Acquire, guard);
+        tail.tag() & EMPTIED == 0 && tail.with_tag(0).as_raw() == std::ptr::from_ref(node)
     }
 
     /// Puts `node` into the tail in place of `before`, which is null or sealed. Whether it did.
     pub(super) fn open(&self, before: Shared<'_, Node>, node: NonNull<Node>, guard: &Guard) -> bool {
         // SAFETY: LANE-C, as in `tail`.
-        if let Some(before) = unsafe { before.as_ref() } {
+        if let Some(before) = unsafe { Self::batch(before) } {
             // It is about to leave the tail (BOOKS-C).
             before.extra.opened();
         }
@@ -131,13 +149,22 @@ impl Lane {
         opened
     }
 
+    /// By the sender: takes `node`, which is over, out of the tail, if it is still there and the lane is not closed. Whether it did.
+    pub(super) fn empty(&self, node: &Node, guard: &Guard) -> bool {
+        let last = Shared::from(std::ptr::from_ref(node));
+        let number = std::ptr::without_provenance::<Node>((node.extra.id() as usize) << 3);
+        step("lane.empty");
+        // Release pairs with the Acquire in `tail` and `open`: who opens the next one numbers it higher. If it was opened first, or the lane closed, the CAS fails.
+        self.tail.compare_exchange(last, Shared::from(number).with_tag(EMPTIED), Release, Relaxed, guard).is_ok()
+    }
+
     /// Nothing is opened here from now on. The batch in the tail is the caller's to seal.
     pub(super) fn close<'g>(&self, guard: &'g Guard) -> Option<&'g Node> {
         step("lane.close");
         // AcqRel: whoever opened before is found here; whoever comes later finds the tag.
         let tail = self.tail.fetch_or(CLOSED, AcqRel, guard);
         // SAFETY: LANE-C, as in `tail`.
-        unsafe { tail.with_tag(0).as_ref() }
+        unsafe { Self::batch(tail) }
     }
 
     /// Batches that are queued here, the one being filled included.

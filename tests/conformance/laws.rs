@@ -321,6 +321,31 @@ fn l9_a_sender_that_is_stopped_holds_up_no_appender() {
     }
 }
 
+/// It is about to take the last batch of a lane out of that: another comes into it first.
+#[test]
+fn l9_a_sender_that_is_stopped_over_an_idle_lane_holds_up_no_appender() {
+    let mut rig = rig_with(Before::Room);
+    acknowledge_all(&mut rig);
+    let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
+    let (sender, stop) = stopped_at("lane.empty", move || {
+        for _ in 0..100 {
+            rig.push(1, b"elsewhere");
+            acknowledge_all(&mut rig);
+        }
+        rig
+    });
+    let appender = Worker::start(move || {
+        for _ in 0..3 * BATCH / 70 {
+            assert!(accumulator.append(&partition, &value(b"beside"), Reply::IGNORE, LONG).is_ok());
+        }
+    });
+    appender.result();
+    stop.release();
+    let mut rig = sender.result();
+    acknowledge_all(&mut rig);
+    at_rest(&rig, "lane.empty");
+}
+
 /// A waker that counts.
 #[derive(Default)]
 struct Counting(std::sync::Mutex<u32>);
