@@ -38,6 +38,8 @@ use crate::primitive::step;
 /// Tags of the tail.
 const CLOSED: usize = 1;
 const EMPTIED: usize = 2;
+/// Bits of an address that are free for tags, and the place of a number beside them.
+const TAG_BITS: u32 = align_of::<Node>().trailing_zeros();
 const _: () = assert!(align_of::<Node>() > CLOSED | EMPTIED, "room for the tags");
 
 /// No place among the sender's queues.
@@ -152,9 +154,10 @@ impl Lane {
     /// By the sender: takes `node`, which is over, out of the tail, if it is still there and the lane is not closed. Whether it did.
     pub(super) fn empty(&self, node: &Node, guard: &Guard) -> bool {
         let last = Shared::from(std::ptr::from_ref(node));
-        let number = std::ptr::without_provenance::<Node>((node.extra.id() as usize) << 3);
+        let number = std::ptr::without_provenance::<Node>((node.extra.id() as usize) << TAG_BITS);
         step("lane.empty");
-        // Release pairs with the Acquire in `tail` and `open`: who opens the next one numbers it higher. If it was opened first, or the lane closed, the CAS fails.
+        // Release pairs with the Acquire in `tail`: who finds the number finds the batch's stage noted (BOOKS-C). That the next one is numbered higher follows from the opening of this one, whose release this exchange hands on. If another
+        // was opened first, or the lane closed, the CAS fails.
         self.tail.compare_exchange(last, Shared::from(number).with_tag(EMPTIED), Release, Relaxed, guard).is_ok()
     }
 
@@ -188,7 +191,8 @@ impl Lane {
 
     /// The sender has taken the batch numbered `id`: it may take what follows that.
     pub(super) fn took(&self, id: u64) {
-        // Relaxed: the sender's own.
+        // Relaxed, both: the sender's own.
+        debug_assert!(self.taken.load(Relaxed) < id, "LANE-A: numbers rise along a lane");
         self.taken.store(id, Relaxed);
     }
 

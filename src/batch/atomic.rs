@@ -35,7 +35,7 @@
 //! ordering, since they are read-modify-writes: so `reserve` needs none.
 //!
 //! # Progress
-//! `reserve`: lock-free. `seal`, commit: wait-free. Nobody waits for a copier but the batch itself.
+//! `reserve`: lock-free; who loses the exchange backs off for some microseconds, for the throughput of all. `seal`, commit: wait-free. Nobody waits for a copier but the batch itself.
 
 #![cfg_attr(not(any(crossbeam_loom, unlatched_shuttle)), allow(unreachable_pub, reason = "open to the models"))]
 
@@ -58,6 +58,7 @@ use crate::error::{SendError, TopicPartition};
 use crate::pool::Lease;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::primitive::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
+use crate::primitive::back_off::BackOff;
 use crate::primitive::cell::UnsafeCell;
 use crate::primitive::clock::Instant;
 use crate::primitive::step;
@@ -239,6 +240,7 @@ impl<X> AtomicBatch<X> {
         payload: usize,
         publish: &'p P,
     ) -> Result<Reservation<'p, X, P>, Full> {
+        let mut back_off = BackOff::default();
         let mut word = self.load();
         debug_assert!(word.count() > 0, "begun before it was shared (BATCH-E)");
         loop {
@@ -257,7 +259,7 @@ impl<X> AtomicBatch<X> {
                 Ok(_) => {
                     return Ok(Reservation { batch: NonNull::from(self), publish, place, payload, written: false });
                 }
-                Err(now) => word = Word(now),
+                Err(now) => word = if back_off.wait() { self.load() } else { Word(now) },
             }
         }
     }

@@ -2,13 +2,13 @@
 //!
 //! | `head` | means | left by |
 //! |---|---|---|
-//! | a node or null | callbacks, last pushed first | CAS to a node in front of it; the swap of `close` |
+//! | a node or null | callbacks, last pushed first | CAS to a node in front of it; the swap of `close`, or of a `take` that finds any |
 //! | `CLOSED` | taken; no more are kept | never |
 //!
 //! A callback is pushed before its record is committed. So whoever takes the batch when nobody copies any more has them all; who ends the batch while somebody still does
 //! leaves it to this word whose callback was in time.
 //!
-//! **CALLBACKS-A** A node is the stack's from the CAS that pushed it until the swap of `close`, whose caller frees the whole chain.
+//! **CALLBACKS-A** A node is the stack's from the CAS that pushed it until the swap of `close`, whose caller frees the whole chain. After a `take` nobody pushes: whoever had a place has committed (BATCH-C).
 
 use std::ptr;
 

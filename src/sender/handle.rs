@@ -173,10 +173,15 @@ impl<A: Accumulator> SenderHandle<A> {
             let mut ending = Ending { control: seen, how: Mode::Died };
             let mut sender = sender;
             let ran = catch_unwind(AssertUnwindSafe(|| sender.run(&ending.control)));
-            drop(sender);
-            match ran {
-                Ok(how) => ending.how = how,
-                Err(payload) => resume_unwind(payload),
+            let ended = catch_unwind(AssertUnwindSafe(|| drop(sender)));
+            match (ran, ended) {
+                (Ok(how), Ok(())) => ending.how = how,
+                (Ok(_), Err(payload)) | (Err(payload), Ok(())) => resume_unwind(payload),
+                (Err(payload), Err(second)) => {
+                    // Its drop might panic as well.
+                    std::mem::forget(second);
+                    resume_unwind(payload);
+                }
             }
         };
         (Self { accumulator, control, waker, stats, clock }, run)

@@ -328,10 +328,7 @@ fn l9_a_sender_that_is_stopped_over_an_idle_lane_holds_up_no_appender() {
     acknowledge_all(&mut rig);
     let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
     let (sender, stop) = stopped_at("lane.empty", move || {
-        for _ in 0..100 {
-            rig.push(1, b"elsewhere");
-            acknowledge_all(&mut rig);
-        }
+        empty_lanes(&mut rig);
         rig
     });
     let appender = Worker::start(move || {
@@ -344,6 +341,31 @@ fn l9_a_sender_that_is_stopped_over_an_idle_lane_holds_up_no_appender() {
     let mut rig = sender.result();
     acknowledge_all(&mut rig);
     at_rest(&rig, "lane.empty");
+}
+
+/// Batches elsewhere, until the sender has taken the last batch of every other lane out of that.
+fn empty_lanes(rig: &mut Rig<LockFree>) {
+    for _ in 0..100 {
+        rig.push(1, b"elsewhere");
+        acknowledge_all(rig);
+    }
+}
+
+/// It is about to open a batch in an emptied lane when others do, whose batch is sent, and the lane emptied once more: the tail that it finds is not the one that it has seen.
+#[test]
+fn l6_an_opener_that_is_stopped_over_an_emptied_lane_does_not_take_another_emptying_for_the_same() {
+    let mut rig = rig_with(Before::Room);
+    acknowledge_all(&mut rig);
+    empty_lanes(&mut rig);
+    let (slow, stop, _) = stopped_append(&rig, "lane.open");
+    rig.push(0, b"beside");
+    acknowledge_all(&mut rig);
+    empty_lanes(&mut rig);
+    stop.release();
+    assert!(slow.result().is_some(), "accepted");
+    // Numbers rise along a lane: asserted where they are taken.
+    acknowledge_all(&mut rig);
+    at_rest(&rig, "lane.open");
 }
 
 /// A waker that counts.

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use super::{AtomicBatch, Full, Place, Publish, Reservation, Word};
 use crate::batch::RecordFuture;
 use crate::primitive::atomic::Ordering::Relaxed;
+use crate::primitive::back_off::BackOff;
 use crate::primitive::step;
 use crate::record::Record;
 
@@ -48,6 +49,7 @@ impl<X> AtomicBatch<X> {
         publish: &'p P,
     ) -> Result<Run<'p, X, P>, Full> {
         debug_assert!(!records.is_empty());
+        let mut back_off = BackOff::default();
         let mut word = self.load();
         loop {
             if word.sealed() {
@@ -65,7 +67,7 @@ impl<X> AtomicBatch<X> {
                     let (records, bytes) = (with.count() - word.count(), with.length() - word.length());
                     return Ok(Run { place, records, bytes, fills });
                 }
-                Err(now) => word = Word(now),
+                Err(now) => word = if back_off.wait() { self.load() } else { Word(now) },
             }
         }
     }
