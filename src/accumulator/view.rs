@@ -407,9 +407,7 @@ impl LockFreeView {
         }
         // SAFETY: `known`.
         let of = |node: NonNull<Node>| unsafe { known(node) };
-        // What went before its turn stands there until that.
-        let is_it = |node: NonNull<Node>| of(node).extra.id() == id && !of(node).extra.is_marked(mark::GONE);
-        let node = queue.line.iter().copied().find(|node| is_it(*node))?;
+        let node = queue.line.iter().copied().find(|node| of(*node).extra.id() == id)?;
         let at = of(node);
         let finished = at.seal() || at.extra.is_marked(mark::PUBLISHED);
         let taken = self.take_gone(node, finished);
