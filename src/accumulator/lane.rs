@@ -132,7 +132,7 @@ impl Lane {
         tail.tag() & EMPTIED == 0 && tail.with_tag(0).as_raw() == std::ptr::from_ref(node)
     }
 
-    /// Puts `node` into the tail in place of `before`, which is null or sealed. Whether it did.
+    /// Puts `node` into the tail in place of `before`, which is null, a number, or sealed. Whether it did.
     pub(super) fn open(&self, before: Shared<'_, Node>, node: NonNull<Node>, guard: &Guard) -> bool {
         // SAFETY: LANE-C, as in `tail`.
         if let Some(before) = unsafe { Self::batch(before) } {
