@@ -7,7 +7,7 @@
 //! | `hot` | 1 | that one | 32 MiB |
 //! | `spread` | 16 | each thread goes round, and begins at another | 32 MiB |
 //! | `keyed` | 16 | [`partition_for_key`] of the record's key, murmur2: the tail numbers of the bundled flights, in their order, each thread from another row | 32 MiB |
-//! | `wide` | 100 000, with `--quick` 5 000, in topics of a hundred | drawn by Zipf's law, exponent 1: the k-th most frequent one k times as seldom as the first; all are known, and the draws made, before the time runs | 2 GiB |
+//! | `wide` | 100 000, with `--quick` 4 000, in topics of a hundred | drawn by Zipf's law, exponent 1: the k-th most frequent one k times as seldom as the first; all are known, and the draws made, before the time runs | 2 GiB |
 //! | `fill` | 1 | see [`fill`](super::fill): at fixed rates, for what the batches hold | 32 MiB |
 //!
 //! # Implementations
@@ -50,7 +50,7 @@ const RATE: u64 = 1_000_000;
 const SOME: usize = 16;
 /// Partitions of `wide`, and of one of its topics.
 const WIDE: usize = if cfg!(test) { 2_000 } else { 100_000 };
-const WIDE_QUICK: usize = if cfg!(test) { 2_000 } else { 5_000 };
+const WIDE_QUICK: usize = if cfg!(test) { 2_000 } else { 4_000 };
 const OF_TOPIC: usize = 100;
 /// Draws that a thread of `wide` goes through, again and again.
 const DRAWS: usize = 1 << 16;

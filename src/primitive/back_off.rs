@@ -5,7 +5,7 @@
 /// How long the next wait is.
 #[derive(Debug)]
 #[cfg_attr(any(crossbeam_loom, unlatched_shuttle), allow(dead_code, reason = "a checker's threads do not wait"))]
-pub struct BackOff {
+pub(crate) struct BackOff {
     spins: u32,
 }
 
@@ -22,7 +22,7 @@ const LONGEST: u32 = 2_048;
 impl BackOff {
     /// Waits; whether it did. In a simulation it is a scheduling point; under a checker nothing, since the exchange that was lost was one.
     #[cold]
-    pub fn wait(&mut self) -> bool {
+    pub(crate) fn wait(&mut self) -> bool {
         #[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
         {
             #[cfg(feature = "testing")]

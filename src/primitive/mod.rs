@@ -24,7 +24,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-pub mod back_off;
+pub(crate) mod back_off;
 pub mod barrier;
 pub mod clock;
 pub mod epoch;
