@@ -51,26 +51,27 @@ impl Ready {
         false
     }
 
-    /// Takes all, in the order in which they were pushed. The sender's.
-    pub(super) fn take(&self) -> Vec<NonNull<Node>> {
+    /// Takes all into `taken`, which is empty, in the order in which they were pushed. The sender's.
+    pub(super) fn take(&self, taken: &mut Vec<NonNull<Node>>) {
         // Relaxed: a look whether there is anything; what is pushed later comes with a wake.
         let head = self.0.load(Relaxed);
         if head.is_null() || head == closed() {
-            return Vec::new();
+            return;
         }
         // Acquire pairs with the Release of every push below the head: each is a read-modify-write that hands the earlier ones on.
-        self.collect(self.0.swap(ptr::null_mut(), Acquire))
+        self.collect(self.0.swap(ptr::null_mut(), Acquire), taken);
     }
 
     /// Takes all; later pushes keep their batches. The sender's last act.
     pub(super) fn close(&self) -> Vec<NonNull<Node>> {
         step("ready.close");
         // Acquire: as in `take`. Release: who finds the mark sees what the sender has ended before.
-        self.collect(self.0.swap(closed(), AcqRel))
+        let mut taken = Vec::new();
+        self.collect(self.0.swap(closed(), AcqRel), &mut taken);
+        taken
     }
 
-    fn collect(&self, mut head: *mut Node) -> Vec<NonNull<Node>> {
-        let mut taken = Vec::new();
+    fn collect(&self, mut head: *mut Node, taken: &mut Vec<NonNull<Node>>) {
         while let Some(node) = NonNull::new(head).filter(|_| head != closed()) {
             taken.push(node);
             // SAFETY: READY-A: the swap made it ours.
@@ -78,6 +79,5 @@ impl Ready {
             head = unsafe { node.as_ref() }.extra.next_ready.load(Relaxed);
         }
         taken.reverse();
-        taken
     }
 }

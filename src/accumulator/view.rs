@@ -54,6 +54,9 @@ pub struct LockFreeView {
     /// The batch at which the last walk through the books began.
     seen: Option<NonNull<Node>>,
     pending: Vec<NonNull<Node>>,
+    /// Empty but while it looks: for what has come off the ready stack, and was found open.
+    finished: Vec<NonNull<Node>>,
+    opened: Vec<NonNull<Node>>,
     queues: Queues,
     owners: Owners,
     /// What is queued, by its age, and the place of its queue.
@@ -96,6 +99,8 @@ impl LockFreeView {
             accumulator,
             seen: None,
             pending: Vec::new(),
+            finished: Vec::new(),
+            opened: Vec::new(),
             queues: Queues::default(),
             owners: Owners::default(),
             deadlines: Deadlines::default(),
@@ -111,7 +116,8 @@ impl LockFreeView {
 
     /// Brings the collections up to date.
     fn absorb(&mut self) {
-        let finished = self.accumulator.ready.take();
+        let mut finished = std::mem::take(&mut self.finished);
+        self.accumulator.ready.take(&mut finished);
         for node in &finished {
             // SAFETY: `known`.
             unsafe { known(*node) }.extra.mark(mark::PUBLISHED);
@@ -119,7 +125,7 @@ impl LockFreeView {
         self.look_at_books();
         step("view.look");
         self.look_at_pending();
-        for node in finished {
+        for node in finished.drain(..) {
             // SAFETY: `known`.
             let node = unsafe { known(node) };
             if node.extra.is_marked(mark::ENDED_EARLY) {
@@ -128,14 +134,18 @@ impl LockFreeView {
                 self.advance_with(node);
             }
         }
+        self.finished = finished;
         self.advance_behind();
         self.sweep();
     }
 
     /// Moves batches that were opened meanwhile to their lines.
     fn look_at_pending(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
         let guard = epoch::pin();
-        let mut opened = Vec::with_capacity(self.pending.len());
+        let mut opened = std::mem::take(&mut self.opened);
         let over = &mut self.over;
         self.pending.retain(|node| {
             // SAFETY: `known`.
@@ -152,12 +162,12 @@ impl LockFreeView {
             !open
         });
         drop(guard);
-        for node in &opened {
+        for node in opened.drain(..) {
             // SAFETY: `known`.
-            let at = unsafe { known(*node) };
+            let at = unsafe { known(node) };
             at.extra.opened();
             let (id, kept_at) = (at.extra.id(), self.queues.of(&at.extra.lane));
-            self.unfinished.insert(id, *node);
+            self.unfinished.insert(id, node);
             self.deadlines.insert(at.created(), id, kept_at);
             if at.extra.own.is_some() {
                 self.enter_owned(at, kept_at);
@@ -166,8 +176,9 @@ impl LockFreeView {
             let line = &mut self.queues[kept_at].line;
             // SAFETY: `known`.
             let place = line.partition_point(|other| unsafe { known(*other) }.extra.id() < id);
-            line.insert(place, *node);
+            line.insert(place, node);
         }
+        self.opened = opened;
     }
 
     /// Takes note of batches entered since the last time.

@@ -84,7 +84,8 @@ impl Queues {
             let (leader, index) = cluster.place(queue.lane.topic_partition())?;
             Some(Place { index, leader, at })
         };
-        let mut places: Vec<_> = queued.filter_map(place).collect();
+        let mut places = Vec::with_capacity(self.used.len());
+        places.extend(queued.filter_map(place));
         places.sort_unstable_by_key(|place| (place.leader.node, place.index));
         places
     }
