@@ -188,6 +188,13 @@ fn close_and_look(scene: &Arc<Scene>) -> String {
     if scene.accumulator.has_undrained() { "seen" } else { "nothing" }.into()
 }
 
+/// What the first role brought, and what can still be drained.
+fn what_is_left(scene: &Arc<Scene>, results: &[String]) -> String {
+    let log = scene.rest();
+    scene.whole();
+    format!("{}: {log}", results[0])
+}
+
 fn accepted_is_seen(scene: &Arc<Scene>, results: &[String]) -> String {
     let log = scene.rest();
     scene.whole();
@@ -456,14 +463,7 @@ fn walk_against_sweep() -> Check {
         let lane = scene.accumulator.partition(&tp(1));
         scene.append_to(&lane, "f", Reply::IGNORE).into()
     })
-    .expect(
-        |scene, results| {
-            let log = scene.rest();
-            scene.whole();
-            format!("{}: {log}", results[0])
-        },
-        &["true true: e|f|"],
-    )
+    .expect(what_is_left, &["true true: e|f|"])
 }
 
 /// A lane whose last batch is over and was passed by once: the next sweep empties its tail, unless another batch is opened there.
@@ -497,11 +497,7 @@ fn emptied_against_open() -> Check {
     .role("appender", |scene: &Arc<Scene>| format!("{} {}", scene.append("d"), scene.append("e")))
     .role("sender", sweep)
     .expect(
-        |scene, results| {
-            let log = scene.rest();
-            scene.whole();
-            format!("{}: {log}", results[0])
-        },
+        what_is_left,
         &["in in: d e|"],
     )
 }

@@ -714,11 +714,12 @@ mod tests {
         while accumulator.pool().leased < 3 * BATCH as u64 {
             assert_eq!(append(), Ok(()));
         }
-        // Relaxed, as the other one below: one thread.
+        // Relaxed: one thread.
         clock.1.store(true, Relaxed);
         let panics = (0..50).filter(|_| catch_unwind(AssertUnwindSafe(&mut append)).is_err()).count();
         assert!(panics > 40, "{panics}");
         assert_eq!((owned_lanes(&accumulator), accumulator.pool().leased), (0, 3 * BATCH as u64));
+        // Relaxed: as above.
         clock.1.store(false, Relaxed);
         assert_eq!(append(), Ok(()));
         assert_eq!(owned_lanes(&accumulator), 1, "it was earned all along");

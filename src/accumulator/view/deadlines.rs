@@ -110,6 +110,20 @@ mod tests {
     }
 
     #[test]
+    fn one_that_stays_keeps_no_more_than_a_few_that_have_left() {
+        let mut deadlines = Deadlines::default();
+        for id in 0..10_000 {
+            deadlines.insert(at(id), id, 0);
+            // The first one stays, and there is always a younger one behind what leaves.
+            if id > 1 {
+                assert_eq!(deadlines.remove(at(id - 1), id - 1), Some(0));
+            }
+            assert!(deadlines.line.len() <= 2 * 2 + 2 * FEW, "{}", deadlines.line.len());
+        }
+        assert_eq!(deadlines.first(), Some((at(0), 0, 0)));
+    }
+
+    #[test]
     fn what_is_not_there_is_not_removed() {
         let mut deadlines = Deadlines::default();
         deadlines.insert(at(2), 1, 10);
