@@ -429,9 +429,8 @@ impl LockFreeAppender {
     ) -> Option<Result<Appended, AppendError>> {
         let accumulator = &*self.accumulator;
         let mut published = false;
-        if let Some(place) = accumulator.reserve(partition, record, record.payload_size(), &mut published)
-            && let Some(appended) = accumulator.fill(partition, place, record, reply, &mut published)
-        {
+        let payload = record.payload_size();
+        if let Some(appended) = accumulator.append_to_tail(partition, record, payload, reply, &mut published) {
             return Some(Ok(appended));
         }
         let after = accumulator.shared_end(partition);

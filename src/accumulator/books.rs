@@ -27,8 +27,8 @@
 //! # Invariants
 //! - **BOOKS-A** A batch is entered once, and from then on changes hands only by its word and its stage. Only the sender unlinks, and never the one at the head: so `head` is changed by `enter` and
 //!   `close` only, and a `next` by one thread.
-//! - **BOOKS-B** A batch is retired by the sender, once, after it was unlinked, and not before it was taken (or is void), it has left its lane's tail, and it was struck out. Whoever still
-//!   looks at it is pinned since before it was unlinked.
+//! - **BOOKS-B** A batch is retired by the sender, once, after it was unlinked, and not before it was taken (or is void), it has left its lane's tail, and it was struck out,
+//!   and was in nobody's announcement after that (ANN-D). Whoever still looks at it is pinned since before it was unlinked.
 //! - **BOOKS-C** A batch is opened, if it is, after it was entered; and it is `OPENED` before it leaves its lane's tail. So who sees a tail that came later sees the stage.
 //!
 //! # Linearization points
@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use super::lane::LaneHandle;
 use super::owned::OwnedLane;
-use crate::batch::{AtomicBatch, Watch};
+use crate::batch::{Announcements, AtomicBatch, Watch};
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicPtr, AtomicU8, AtomicU64};
 use crate::primitive::epoch::{Atomic, Guard, Owned, Shared};
@@ -96,6 +96,8 @@ pub(super) mod mark {
     pub(in super::super) const OUT: u8 = 32;
     /// It was over and in its lane's tail at a sweep.
     pub(in super::super) const STAYED: u8 = 64;
+    /// It has left its lane, and was over by then.
+    pub(in super::super) const LEFT: u8 = 128;
     /// Nothing of it is left to do.
     pub(in super::super) const OVER: u8 = TAKEN | STRUCK | OUT;
 }
@@ -280,17 +282,34 @@ impl Books {
         Walk { at: self.head.load(Acquire, guard), guard }
     }
 
-    /// Unlinks and retires what is `over`, but for the batch entered last and those that came into their lanes' tails since the last sweep but one. How many.
+    /// Unlinks and retires what is `over`, but for the batch entered last, those that came into their lanes' tails since the last sweep but one, and what somebody has announced. How many.
     ///
     /// # Safety
     /// BOOKS-A: the caller is the sender; BOOKS-B holds for all that is `over`.
-    pub(super) unsafe fn sweep(&self, guard: &Guard, over: impl Fn(&Node) -> bool) -> usize {
+    pub(super) unsafe fn sweep(
+        &self,
+        announcements: &Announcements,
+        guard: &Guard,
+        over: impl Fn(&Node) -> bool,
+    ) -> usize {
+        let mut any = false;
+        for node in self.walk(guard).skip(1) {
+            // Out of the tail it is so for good (LANE-B).
+            if over(node) && leaves_lane(node, guard) {
+                node.extra.mark(mark::LEFT);
+                any = true;
+            }
+        }
+        if !any {
+            return 0;
+        }
+        // After the last of them has left.
+        let announced = announcements.now();
         let mut swept = 0;
         let mut walk = self.walk(guard);
         let Some(mut stays) = walk.next() else { return 0 };
         for node in walk {
-            // Out of the tail it is so for good (LANE-B).
-            if !over(node) || !leaves_lane(node, guard) {
+            if !node.extra.is_marked(mark::LEFT) || announced.contains(node) {
                 stays = node;
                 continue;
             }
@@ -299,7 +318,7 @@ impl Books {
             // Release: who walks past `stays` reaches what is behind through this store; we have it by our own walk.
             stays.extra.next.store(behind, Release);
             swept += 1;
-            // SAFETY: BOOKS-B, by the caller's promise: it is out of reach for whoever pins from now on.
+            // SAFETY: BOOKS-B, by the caller's promise: it is out of reach for whoever pins from now on, and by ANN-D for whoever announces.
             unsafe { guard.defer_destroy(Shared::from(std::ptr::from_ref(node))) }
         }
         swept

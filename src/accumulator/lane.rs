@@ -11,7 +11,7 @@
 //! - **LANE-A** A batch comes into the tail once, with its first record in it, numbered higher than all that were there before; it leaves it once, sealed.
 //! - **LANE-B** A batch follows the one that it replaces: its `after` says which. The sender takes the batches of a lane in that order. A tail that was left never comes back, null neither, and a number stands there once (of 61 bits; where pointers have 32, of 29: an opener would have to be stopped for that many batches): so a CAS that
 //!   succeeds replaces what its caller has looked at.
-//! - **LANE-C** The batch in the tail is not retired: the next one to be opened lets it go, or the sender, which empties the tail of a lane where a batch was over at two sweeps. Whoever reads the tail is pinned, and keeps the batch by that until it has a place in it, which then keeps it (BATCH-C).
+//! - **LANE-C** The batch in the tail is not retired: the next one to be opened lets it go, or the sender, which empties the tail of a lane where a batch was over at two sweeps. Whoever reads the tail has announced the batch and found it there once more, or is pinned, and keeps the batch by that until it has a place in it, which then keeps it (BATCH-C).
 //!
 //! # Why order holds (L6)
 //! Let an append return before another to the same lane begins. In one batch: reservations are ordered by its word, and the later one reads a word not older than the earlier one's. In two: the tail
@@ -28,11 +28,12 @@ use std::sync::Arc;
 
 use super::books::Node;
 use super::opener::Openers;
+use crate::batch::Slot;
 use crate::error::TopicPartition;
 use crate::partition_map::PartitionHandle;
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicI64, AtomicU64, AtomicUsize};
-use crate::primitive::epoch::{Atomic, Guard, Shared};
+use crate::primitive::epoch::{self, Atomic, Guard, Shared};
 use crate::primitive::step;
 
 /// Tags of the tail.
@@ -107,6 +108,32 @@ impl Lane {
             Some(batch) => (Tail::Batch(batch), tail),
             None if Self::is_closed(tail) => (Tail::Closed, tail),
             None => (Tail::Empty, tail),
+        }
+    }
+
+    /// The batch in the tail, announced in `slot`: so it is kept until that is withdrawn (ANN-D). `None`: there is none, or only the one at `full`, and nothing is announced. `told` becomes true if somebody has asked to be told of an announcement that was withdrawn.
+    #[inline(always)]
+    pub(super) fn announce(&self, slot: &Slot, full: usize, told: &mut bool) -> Option<NonNull<Node>> {
+        // SAFETY: addresses are loaded, and looked behind only when they are announced.
+        let guard = unsafe { epoch::unprotected() };
+        // Acquire: as in `tail`.
+        let mut tail = self.tail.load(Acquire, guard);
+        loop {
+            let batch = NonNull::new(tail.with_tag(0).as_raw().cast_mut()).filter(|_| tail.tag() & EMPTIED == 0)?;
+            if batch.addr().get() == full {
+                return None;
+            }
+            slot.announce(batch.addr().get());
+            step("lane.announced");
+            // Acquire: if it is another one now, as above. If it is the same, or closed since, the batch had not left the tail when we had announced it, and it is kept.
+            let now = self.tail.load(Acquire, guard);
+            if now.with_tag(0) == tail.with_tag(0) {
+                // SAFETY: ANN-D.
+                unsafe { batch.as_ref() }.extra.reached();
+                return Some(batch);
+            }
+            *told |= slot.withdraw();
+            tail = now;
         }
     }
 

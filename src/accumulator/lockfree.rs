@@ -10,7 +10,8 @@
 //! - What only the sender needs is in [`LockFreeView`](super::view::LockFreeView), in plain collections.
 //!
 //! # An append
-//! 1. Pinned: load the lane's tail, reserve a place in that batch by one CAS. Unpinned: copy, commit by one subtraction.
+//! 1. Load the lane's tail, announce that batch, find it there once more, reserve a place in it by one CAS, copy, withdraw the announcement: one exchange, and plain stores to a word of the thread's own
+//!    ([`Announcements`]). A thread without such a word: pinned, load the tail and reserve; unpinned, copy, commit by one subtraction.
 //! 2. No room, or no batch: take memory from the pool, unpinned, as long as the caller will wait; look at the tail once more (ACC-04); else make a batch with the record in it, enter it in the
 //!    books, and open it by a CAS of the tail. Who loses that race has found an open batch.
 //!
@@ -39,13 +40,15 @@ use super::ready::Ready;
 use super::view::LockFreeView;
 use super::{Accumulator, AccumulatorConfig, Appended, AppendedMany, await_all};
 use crate::batch::{
-    AtomicBatch, OffPool, OffPoolSnapshot, Publish, Reply, Reservation, Watch, contain, may_wait, refuse_in_callback,
+    Announcements, AtomicBatch, Claim, Full, OffPool, OffPoolSnapshot, Publish, Refusal, Reply, Run, Slot, Watch,
+    contain, may_wait, refuse_in_callback,
 };
 use crate::error::{AppendError, FlushError, TopicPartition};
 use crate::partition_map::{PartitionMap, SegmentedMap};
 use crate::pool::{AtomicPool, BufferPool, Lease, PoolSnapshot};
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::primitive::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
+use crate::primitive::back_off::BackOff;
 use crate::primitive::clock::{Instant, SharedClock};
 use crate::primitive::parker::ThreadParker;
 use crate::primitive::{epoch, step};
@@ -61,6 +64,9 @@ pub struct LockFreeAccumulator {
     pub(super) map: SegmentedMap<Lane>,
     pub(super) books: Books,
     pub(super) ready: Ready,
+    pub(super) announcements: Announcements,
+    /// What was published when the sender was gone, and somebody may still copy into.
+    left: Ready,
     pub(super) in_progress: InProgress,
     pub(super) off_pool: Arc<OffPool>,
     flushes: AtomicUsize,
@@ -85,11 +91,12 @@ impl Publish<Entry> for LockFreeAccumulator {
     fn publish(&self, node: NonNull<Node>) {
         if !self.ready.push(node) {
             // The sender is gone, and has ended all that was not published (READY-A).
-            // SAFETY: published to us: BATCH-D, and BOOKS-B: it was not taken.
-            let node = unsafe { node.as_ref() };
-            // SAFETY: as above.
-            drop(unsafe { node.take(node.extra.lane.topic_partition().clone(), node.extra.id()) });
+            self.leave(node);
         }
+    }
+
+    fn withdrawn(&self) {
+        self.settle_left();
     }
 }
 
@@ -104,40 +111,159 @@ impl LockFreeAccumulator {
         self.last_id.fetch_add(1, Relaxed) + 1
     }
 
+    /// Lets go of `node`, which was published when the sender was gone: now, or when nobody is at work on it any more.
+    pub(super) fn leave(&self, node: NonNull<Node>) {
+        let left = self.left.push(node);
+        debug_assert!(left, "it is never closed");
+        self.settle_left();
+    }
+
+    /// Lets go of what was left and nobody is at work on any more. Of the rest those who are will come here.
+    fn settle_left(&self) {
+        let mut nodes = Vec::new();
+        loop {
+            self.left.take(&mut nodes);
+            let mut again = false;
+            for node in nodes.drain(..) {
+                // SAFETY: published, and not taken: it is in the books.
+                let at = unsafe { node.as_ref() };
+                if self.announcements.is_announced(at) {
+                    // Put down before it is asked for: whoever is asked finds it here.
+                    self.left.push(node);
+                    again |= !self.announcements.ask(at);
+                    continue;
+                }
+                // SAFETY: BATCH-D: published, taken from the stack by us, and nobody copies (ANN-B).
+                drop(unsafe { at.take(at.extra.lane.topic_partition().clone(), at.extra.id()) });
+            }
+            if !again {
+                return;
+            }
+        }
+    }
+
+    /// What `reserve` reserves in the batch in the tail, announced in `slot`. `published` becomes true if the sender is to be woken. A batch at `full` is not announced, and one that is found full comes to stand there: so that who waits for the
+    /// next one to be opened does not delay it. (Should another come to lie at the same address, it is found by whoever opens, who looks at the tail without this.)
+    #[inline(always)]
+    fn announced<'a, R>(
+        &'a self,
+        slot: &'a Slot,
+        lane: &Lane,
+        published: &mut bool,
+        full: &mut usize,
+        reserve: impl Fn(&Node) -> Result<R, Refusal>,
+    ) -> Option<R> {
+        let mut back_off = BackOff::default();
+        loop {
+            let mut told = false;
+            let node = lane.announce(slot, *full, &mut told);
+            if told {
+                *published = true;
+                self.withdrawn();
+            }
+            // SAFETY: ANN-D: announced, and found in the tail after that.
+            match reserve(unsafe { node?.as_ref() }) {
+                Ok(place) => return Some(place),
+                Err(refusal) => {
+                    if slot.withdraw() {
+                        *published = true;
+                        self.withdrawn();
+                    }
+                    match refusal {
+                        Refusal::Full(found) => {
+                            let node = node?;
+                            *full = node.addr().get();
+                            self.publish_full(node, found, published);
+                            return None;
+                        }
+                        Refusal::Lost => back_off.wait(),
+                    };
+                }
+            }
+        }
+    }
+
     /// A place in the batch in the tail for `record`, whose payload has `payload` bytes, if there is one with room (ACC-02). It keeps the batch (BATCH-C), so nobody is pinned while he copies (L7, L8).
-    #[inline]
+    #[inline(always)]
     pub(super) fn reserve(
         &self,
         lane: &Lane,
         record: &Record<'_>,
         payload: usize,
         published: &mut bool,
-    ) -> Option<Reservation<'_, Entry, Self>> {
+        full: &mut usize,
+    ) -> Option<Claim<'_, Entry>> {
+        match self.announcements.own() {
+            Some(slot) => {
+                self.announced(slot, lane, published, full, |batch| batch.reserve_announced(record, payload, slot))
+            }
+            None => self.reserve_counted(lane, record, payload, published),
+        }
+    }
+
+    /// Appends to the batch in the tail, if it has room, and was not ended before the copy was over: then the callback is still in `reply`. One branch for each way, so that nothing of the announced one passes through memory.
+    #[inline(always)]
+    pub(super) fn append_to_tail(
+        &self,
+        lane: &Lane,
+        record: &Record<'_>,
+        payload: usize,
+        reply: &mut Reply,
+        published: &mut bool,
+    ) -> Option<Appended> {
+        let Some(slot) = self.announcements.own() else {
+            return self.append_to_tail_counted(lane, record, payload, reply, published);
+        };
+        let place =
+            self.announced(slot, lane, published, &mut 0, |batch| batch.reserve_announced(record, payload, slot))?;
+        self.fill(lane, place, record, reply, published)
+    }
+
+    #[cold]
+    fn append_to_tail_counted(
+        &self,
+        lane: &Lane,
+        record: &Record<'_>,
+        payload: usize,
+        reply: &mut Reply,
+        published: &mut bool,
+    ) -> Option<Appended> {
+        let place = self.reserve_counted(lane, record, payload, published)?;
+        self.fill(lane, place, record, reply, published)
+    }
+
+    /// [`LockFreeAccumulator::reserve`] by a thread that cannot announce.
+    #[cold]
+    fn reserve_counted(
+        &self,
+        lane: &Lane,
+        record: &Record<'_>,
+        payload: usize,
+        published: &mut bool,
+    ) -> Option<Claim<'_, Entry>> {
         let guard = epoch::pin();
         let (Tail::Batch(batch), _) = lane.tail(&guard) else { return None };
         let node = NonNull::from(batch);
-        let full = match batch.reserve(record, payload, self) {
+        let full = match batch.claim(record, payload) {
             Ok(place) => return Some(place),
             Err(full) => full,
         };
         drop(guard);
-        if full.finished {
-            self.publish(node);
-            *published = true;
-        }
+        self.publish_full(node, full, published);
         None
     }
 
     /// Copies `record` to its place and commits. `None` if the batch was ended meanwhile: then the callback is still in `reply`, and the record not accepted.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fill(
         &self,
         lane: &Lane,
-        mut place: Reservation<'_, Entry, Self>,
+        place: Claim<'_, Entry>,
         record: &Record<'_>,
         reply: &mut Reply,
         published: &mut bool,
     ) -> Option<Appended> {
+        let mut place = place.hold(self);
         place.write(record);
         if let Some(callback) = reply.callback.take()
             && let Err(callback) = place.on_completion(record.timestamp, callback)
@@ -166,7 +292,8 @@ impl LockFreeAccumulator {
             return Err(AppendError::Closed);
         }
         let size = self.batch_size().max(batch_size_upper_bound(record));
-        let mut turn = match lane.openers.turn(|| self.reserve(lane, record, record.payload_size(), published)) {
+        let (payload, mut full) = (record.payload_size(), 0);
+        let mut turn = match lane.openers.turn(|| self.reserve(lane, record, payload, published, &mut full)) {
             Ok(turn) => turn,
             Err(place) => return Ok(self.fill(lane, place, record, reply, published)),
         };
@@ -184,7 +311,7 @@ impl LockFreeAccumulator {
         if self.is_closed() {
             return Err(AppendError::Closed);
         }
-        if let Some(place) = self.reserve(lane, record, record.payload_size(), published) {
+        if let Some(place) = self.reserve(lane, record, payload, published, &mut full) {
             // Before the copy: a thread that is stopped there keeps no memory from others, and no forced close waiting (L7).
             drop(lease);
             drop(turn);
@@ -199,26 +326,49 @@ impl LockFreeAccumulator {
 
     /// Appends the first of `records`, as many as the batch in the tail has room for, by one reservation: perhaps none.
     pub(super) fn append_run(&self, lane: &Lane, records: &[Record<'_>], futures: bool, done: &mut AppendedMany) {
+        let (mut published, mut full) = (false, 0);
+        let run = match self.announcements.own() {
+            Some(slot) => self.announced(slot, lane, &mut published, &mut full, |batch| {
+                batch.reserve_run_announced(records, slot, self)
+            }),
+            None => self.reserve_run_counted(lane, records, &mut published),
+        };
+        done.batch_is_full |= published;
+        let Some(mut run) = run else { return };
+        let (count, bytes, fills) = (run.records(), run.bytes(), run.fills());
+        run.write(&records[..count], futures.then_some(&mut done.futures));
+        let published = run.commit();
+        done.accepted += count;
+        done.bytes += bytes;
+        done.batch_is_full |= published || fills || lane.queued() > 1;
+    }
+
+    /// As [`LockFreeAccumulator::reserve_counted`].
+    #[cold]
+    fn reserve_run_counted(
+        &self,
+        lane: &Lane,
+        records: &[Record<'_>],
+        published: &mut bool,
+    ) -> Option<Run<'_, Entry, Self>> {
         let guard = epoch::pin();
-        let (Tail::Batch(batch), _) = lane.tail(&guard) else { return };
+        let (Tail::Batch(batch), _) = lane.tail(&guard) else { return None };
         let node = NonNull::from(batch);
-        let run = batch.reserve_run(records, self);
-        // As in `reserve`.
+        let full = match batch.reserve_run(records, self) {
+            Ok(run) => return Some(run),
+            Err(full) => full,
+        };
         drop(guard);
-        match run {
-            Ok(mut run) => {
-                let (count, bytes, fills) = (run.records(), run.bytes(), run.fills());
-                run.write(&records[..count], futures.then_some(&mut done.futures));
-                let published = run.commit();
-                done.accepted += count;
-                done.bytes += bytes;
-                done.batch_is_full |= published || fills || lane.queued() > 1;
-            }
-            Err(full) if full.finished => {
-                self.publish(node);
-                done.batch_is_full = true;
-            }
-            Err(_) => {}
+        self.publish_full(node, full, published);
+        None
+    }
+
+    /// Publishes `node`, which was found full, if that finished it.
+    fn publish_full(&self, node: NonNull<Node>, full: Full, published: &mut bool) {
+        if full.finished {
+            // Ours (BATCH-B), so it lives.
+            self.publish(node);
+            *published = true;
         }
     }
 
@@ -260,7 +410,7 @@ impl LockFreeAccumulator {
             let mut after = 0;
             if let Tail::Batch(current) = tail {
                 let current_node = NonNull::from(current);
-                match current.reserve(record, record.payload_size(), self) {
+                match current.claim(record, record.payload_size()) {
                     Ok(place) => {
                         drop(guard);
                         reply.callback = self.void(own);
@@ -334,6 +484,8 @@ impl Accumulator for LockFreeAccumulator {
             map: SegmentedMap::default(),
             books: Books::new(),
             ready: Ready::new(),
+            announcements: Announcements::default(),
+            left: Ready::new(),
             in_progress: InProgress::new(),
             off_pool: OffPool::new(),
             flushes: AtomicUsize::new(0),
@@ -366,9 +518,7 @@ impl Accumulator for LockFreeAccumulator {
         let payload = valid_payload_size(record)?;
         let mut published = false;
         loop {
-            if let Some(place) = self.reserve(partition, record, payload, &mut published)
-                && let Some(appended) = self.fill(partition, place, record, &mut reply, &mut published)
-            {
+            if let Some(appended) = self.append_to_tail(partition, record, payload, &mut reply, &mut published) {
                 return Ok(appended);
             }
             // Again, with its time in full, only if a batch expired or was aborted while the record was being copied into it.

@@ -16,6 +16,7 @@
 //! | open, or sealed with a copy under way, or finished before an earlier one | its queue's `line`, and the deadlines |
 //! | taken, or put back | its queue's `ready`, and the deadlines |
 //! | drained | with the sender; `unfinished` until it is struck out |
+//! | published, and somebody may be at work on it (ANN-B) | where it stood, as if it came later with the ready stack; and in `unsettled`, which is looked at again at each pass |
 //! | ended while somebody copied into it | nowhere; its content comes with the ready stack, and is dropped |
 //!
 //! It never waits for an appender. A batch with a copy under way is skipped; where its time is up, or all is aborted, its records end at once and its memory comes when the copier leaves.
@@ -46,7 +47,7 @@ use owned::Owners;
 use queues::{Place, Queues};
 
 /// Batches that are over and may stay linked, beside as many as are not.
-const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
+const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 128 };
 
 /// The lock-free sender's face.
 pub struct LockFreeView {
@@ -56,6 +57,8 @@ pub struct LockFreeView {
     pending: Vec<NonNull<Node>>,
     /// Empty but while it looks: for what has come off the ready stack, and was found open.
     finished: Vec<NonNull<Node>>,
+    /// Published, and announced by somebody who was asked to tell when he is done.
+    unsettled: Vec<NonNull<Node>>,
     opened: Vec<NonNull<Node>>,
     queues: Queues,
     owners: Owners,
@@ -100,6 +103,7 @@ impl LockFreeView {
             seen: None,
             pending: Vec::new(),
             finished: Vec::new(),
+            unsettled: Vec::new(),
             opened: Vec::new(),
             queues: Queues::default(),
             owners: Owners::default(),
@@ -118,6 +122,8 @@ impl LockFreeView {
     fn absorb(&mut self) {
         let mut finished = std::mem::take(&mut self.finished);
         self.accumulator.ready.take(&mut finished);
+        finished.retain(|node| self.settles(*node));
+        self.settle_again(&mut finished);
         for node in &finished {
             // SAFETY: `known`.
             unsafe { known(*node) }.extra.mark(mark::PUBLISHED);
@@ -137,6 +143,25 @@ impl LockFreeView {
         self.finished = finished;
         self.advance_behind();
         self.sweep();
+    }
+
+    /// Whether nobody is at work any more on `node`, which was published to us; else it is asked for, and comes with a wake (ANN-C).
+    fn settles(&mut self, node: NonNull<Node>) -> bool {
+        // SAFETY: `known`.
+        let at = unsafe { known(node) };
+        let announcements = &self.accumulator.announcements;
+        let settles = at.extra.own.is_some() || !announcements.is_announced(at) || !announcements.ask(at);
+        if !settles {
+            self.unsettled.push(node);
+        }
+        settles
+    }
+
+    /// Adds to `settled` of what somebody was at work on that which nobody is any more.
+    fn settle_again(&mut self, settled: &mut Vec<NonNull<Node>>) {
+        let announcements = &self.accumulator.announcements;
+        // SAFETY: `known`.
+        settled.extend(self.unsettled.extract_if(.., |node| !announcements.ask_again(unsafe { known(*node) })));
     }
 
     /// Moves batches that were opened meanwhile to their lines.
@@ -301,7 +326,7 @@ impl LockFreeView {
         let guard = epoch::pin();
         let is_over = |node: &Node| node.extra.is_marked(mark::OVER) && seen != Some(NonNull::from(node));
         // SAFETY: BOOKS-A: we are the sender. BOOKS-B: taken and struck out; we know it no more, since it left `unfinished` and its line.
-        self.over -= unsafe { self.accumulator.books.sweep(&guard, is_over) };
+        self.over -= unsafe { self.accumulator.books.sweep(&self.accumulator.announcements, &guard, is_over) };
         self.stayed = self.over;
     }
 
@@ -396,10 +421,10 @@ impl LockFreeView {
     /// Makes the head of the queue at `at` ready, sealing it if it is open. If somebody still copies into it, it comes with the ready stack.
     fn seal_head(&mut self, at: usize) {
         let queue = &self.queues[at];
-        let Some(open) = queue.line.front().filter(|_| queue.ready.is_empty()) else { return };
+        let Some(&node) = queue.line.front().filter(|_| queue.ready.is_empty()) else { return };
         // SAFETY: `known`.
-        let open = unsafe { known(*open) };
-        if open.seal() {
+        let open = unsafe { known(node) };
+        if open.seal() && self.settles(node) {
             open.extra.mark(mark::PUBLISHED);
             self.advance(at);
         }
@@ -420,7 +445,7 @@ impl LockFreeView {
         let of = |node: NonNull<Node>| unsafe { known(node) };
         let node = queue.line.iter().copied().find(|node| of(*node).extra.id() == id)?;
         let at = of(node);
-        let finished = at.seal() || at.extra.is_marked(mark::PUBLISHED);
+        let finished = at.seal() && self.settles(node) || at.extra.is_marked(mark::PUBLISHED);
         let taken = self.take_gone(node, finished);
         // What stands behind it may be in its turn now.
         self.advance(kept_at);
@@ -648,9 +673,10 @@ impl SenderView for LockFreeView {
         self.accumulator.in_progress.await_none();
         // What they have left. Nothing is opened any more, so after this nothing is unfinished but copies under way.
         self.abort_all(error);
-        for node in self.accumulator.ready.close() {
-            // SAFETY: `known`.
-            drop(self.take(unsafe { known(node) }));
+        let mut last = self.accumulator.ready.close();
+        last.append(&mut self.unsettled);
+        for node in last {
+            self.accumulator.leave(node);
         }
         self.accumulator.map.clear();
     }

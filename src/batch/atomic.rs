@@ -45,10 +45,10 @@ mod owned;
 use std::fmt;
 use std::ptr::NonNull;
 
-#[cfg(any(crossbeam_loom, unlatched_shuttle))]
 pub use many::Run;
 pub use owned::Filled;
 
+use super::announced::Slot;
 use super::callbacks::Callbacks;
 use super::word::{MAX_COUNT, MAX_WRITERS, SEALED, WRITER, Word};
 use super::{
@@ -56,13 +56,13 @@ use super::{
 };
 use crate::error::{SendError, TopicPartition};
 use crate::pool::Lease;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 use crate::primitive::back_off::BackOff;
 use crate::primitive::cell::UnsafeCell;
 use crate::primitive::clock::Instant;
-use crate::primitive::step;
 use crate::primitive::witness::Witness;
+use crate::primitive::{prefetch, step};
 use crate::record::{
     BATCH_OVERHEAD, Codec, MAX_RECORD_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized,
     record_size_for_body,
@@ -104,8 +104,11 @@ unsafe impl<X: Send + Sync> Sync for AtomicBatch<X> {}
 
 /// Who gets a batch that is finished.
 pub trait Publish<X> {
-    /// Takes over `batch`, which is sealed and which nobody copies into. It is the caller's (BATCH-B).
+    /// Takes over `batch`, which is sealed and which nobody copies into who was counted. It is the caller's (BATCH-B); before its content is taken, announced copies are looked for.
     fn publish(&self, batch: NonNull<AtomicBatch<X>>);
+
+    /// The calling thread has withdrawn an announcement, and was asked to tell.
+    fn withdrawn(&self) {}
 }
 
 /// A place that a record has in a batch.
@@ -127,6 +130,30 @@ pub struct Full {
     pub finished: bool,
 }
 
+/// Why an announced reservation has not come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no place, and there will be none.
+    Full(Full),
+    /// Another has changed the word: there may be a place.
+    Lost,
+}
+
+/// What one exchange came to that has reserved nothing.
+enum Failed {
+    Full(Full),
+    Lost(Word),
+}
+
+impl From<Failed> for Refusal {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Full(full) => Self::Full(full),
+            Failed::Lost(_) => Self::Lost,
+        }
+    }
+}
+
 impl<X> AtomicBatch<X> {
     /// An empty batch in `lease`, not shared yet. `extra` gets a reference to its result.
     pub fn new(
@@ -135,6 +162,7 @@ impl<X> AtomicBatch<X> {
         created: Instant,
         extra: impl FnOnce(Watch) -> X,
     ) -> Self {
+        prefetch::first_of(lease.as_ptr().as_ptr());
         let mut completer = Completer::new(topic_partition);
         let extra = extra(completer.watch());
         Self {
@@ -240,28 +268,78 @@ impl<X> AtomicBatch<X> {
         payload: usize,
         publish: &'p P,
     ) -> Result<Reservation<'p, X, P>, Full> {
+        Ok(self.claim(record, payload)?.hold(publish))
+    }
+
+    /// As [`AtomicBatch::reserve`], as plain data.
+    ///
+    /// # Errors
+    /// As that.
+    #[inline]
+    pub fn claim<'s>(&self, record: &Record<'_>, payload: usize) -> Result<Claim<'s, X>, Full> {
         let mut back_off = BackOff::default();
         let mut word = self.load();
         debug_assert!(word.count() > 0, "begun before it was shared (BATCH-E)");
         loop {
-            if word.sealed() {
-                return Err(Full { finished: false });
-            }
-            let Some(place) = self.place(word, record.timestamp, payload) else {
-                return Err(Full { finished: self.seal() });
-            };
-            let to = word.reserve(place.size);
-            // Full to the byte: the same exchange seals.
-            let to = if place.fills { to.seal() } else { to };
-            step("batch.reserve");
-            // Relaxed: see the module's head. Of two reservations, and of a reservation and a seal, the second in the word's order fails and looks again.
-            match self.word.compare_exchange_weak(word.0, to.0, Relaxed, Relaxed) {
-                Ok(_) => {
-                    return Ok(Reservation { batch: NonNull::from(self), publish, place, payload, written: false });
-                }
-                Err(now) => word = if back_off.wait() { self.load() } else { Word(now) },
+            match self.try_reserve(word, record, payload, None) {
+                Ok(claim) => return Ok(claim),
+                Err(Failed::Full(full)) => return Err(full),
+                Err(Failed::Lost(now)) => word = if back_off.wait() { self.load() } else { now },
             }
         }
+    }
+
+    /// [`AtomicBatch::reserve`] by one exchange at most, without being counted: by a thread that has announced this batch in `slot`, and withdraws it if it gets no place; else the place does.
+    ///
+    /// Linearization point: the CAS. Wait-free.
+    ///
+    /// # Errors
+    /// No place, or another's exchange.
+    #[inline(always)]
+    pub fn reserve_announced<'s>(
+        &self,
+        record: &Record<'_>,
+        payload: usize,
+        slot: &'s Slot,
+    ) -> Result<Claim<'s, X>, Refusal> {
+        Ok(self.try_reserve(self.load(), record, payload, Some(slot))?)
+    }
+
+    #[inline(always)]
+    fn try_reserve<'s>(
+        &self,
+        word: Word,
+        record: &Record<'_>,
+        payload: usize,
+        slot: Option<&'s Slot>,
+    ) -> Result<Claim<'s, X>, Failed> {
+        if word.sealed() {
+            return Err(Failed::Full(Full { finished: false }));
+        }
+        let Some(place) = self.place(word, record.timestamp, payload) else {
+            return Err(Failed::Full(Full { finished: self.seal() }));
+        };
+        let finishes = self.exchange(word, word.with(place.size), place.fills, slot)?;
+        Ok(Claim { batch: NonNull::from(self), place, payload, slot, finishes })
+    }
+
+    /// Puts the word from `word` to `to`, sealed if that `fills` the batch: by the same exchange. The caller's copy is counted, unless he has announced it in `slot`. Whether it is his to publish when he is done.
+    #[inline(always)]
+    fn exchange(&self, word: Word, to: Word, fills: bool, slot: Option<&Slot>) -> Result<bool, Failed> {
+        let to = if slot.is_some() { to } else { to.copied_by_one_more() };
+        let to = if fills { to.seal() } else { to };
+        step("batch.reserve");
+        // Release pairs with the Acquire of whoever has sealed it, or asks whether it is announced: he finds the announcement, or what came later in its slot (ANN-B). Who is counted needs none, see the module's head. Of two reservations, and of a reservation and a seal, the second in the word's order fails and looks again.
+        match self.word.compare_exchange_weak(word.0, to.0, Release, Relaxed) {
+            Ok(_) => Ok(slot.is_some() && fills && word.writers() == 0),
+            Err(now) => Err(Failed::Lost(Word(now))),
+        }
+    }
+
+    /// Orders what follows behind every reservation so far.
+    pub(super) fn acquire(&self) {
+        // Acquire pairs with the Release of every reservation: each exchange since hands it on. See `Announcements::is_announced`.
+        self.word.load(Acquire);
     }
 
     /// Ends appending. Whether it was this call that finished the batch: then it is the caller's, to publish or to take. Wait-free.
@@ -359,42 +437,71 @@ impl<X> fmt::Debug for AtomicBatch<X> {
     }
 }
 
+/// A place that was reserved, as plain data: whoever has it owes it a [`Claim::hold`], with nothing in between that could panic.
+///
+/// It is handed on where a [`Reservation`] would be, since a move of what was written a moment ago in smaller pieces stalls for as long as half an append.
+#[must_use]
+pub struct Claim<'s, X> {
+    /// Alive until our commit (BATCH-C).
+    batch: NonNull<AtomicBatch<X>>,
+    place: Place,
+    payload: usize,
+    /// Where the copy is announced, if it is not counted.
+    slot: Option<&'s Slot>,
+    /// Whether an announced one has sealed the batch, and nobody is counted: it is ours to publish.
+    finishes: bool,
+}
+
+impl<'s, X> Claim<'s, X> {
+    /// The place, to be written. `publish` gets the batch if it turns out to be the last that is committed.
+    #[inline(always)]
+    pub fn hold<P: Publish<X>>(self, publish: &'s P) -> Reservation<'s, X, P> {
+        Reservation { claim: self, publish, written: false }
+    }
+}
+
 /// A place in an open batch, to be written and committed. Dropping it commits too; without a [`Reservation::write`] that came to its end, the batch is then failed as a whole.
 ///
 /// It holds no pin and no lock: a thread that stops here delays this batch, and what must follow it, alone (L7).
 pub struct Reservation<'p, X, P: Publish<X>> {
-    /// Alive until our commit (BATCH-C).
-    batch: NonNull<AtomicBatch<X>>,
+    claim: Claim<'p, X>,
     publish: &'p P,
-    place: Place,
-    payload: usize,
     written: bool,
 }
+
+impl<X> Clone for Claim<'_, X> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<X> Copy for Claim<'_, X> {}
 
 impl<X, P: Publish<X>> Reservation<'_, X, P> {
     fn batch(&self) -> &AtomicBatch<X> {
         // SAFETY: BATCH-C: we have not committed.
-        unsafe { self.batch.as_ref() }
+        unsafe { self.claim.batch.as_ref() }
     }
 
     /// Bytes of the record.
     pub fn bytes(&self) -> usize {
-        self.place.size
+        self.claim.place.size
     }
 
     /// Whether the batch is full with it.
     pub fn fills(&self) -> bool {
-        self.place.fills
+        self.claim.place.fills
     }
 
     /// Copies `record`, which must be the one that the place was reserved for.
     #[inline]
     pub fn write(&mut self, record: &Record<'_>) {
-        let Place { index, offset, size, body, timestamp_delta, .. } = self.place;
+        let Place { index, offset, size, body, timestamp_delta, .. } = self.claim.place;
         step("batch.copy");
         self.batch().witness.write(index);
         // SAFETY: BATCH-A: these bytes are ours, and lie within the memory: only the first record may reach beyond the limit.
         let place = unsafe { std::slice::from_raw_parts_mut(self.batch().memory.as_ptr().add(offset), size) };
+        prefetch::ahead_of(place.as_ptr(), size);
         encode_record_sized(place, body, index, timestamp_delta, record);
         let batch = self.batch();
         // Relaxed: our commit releases it. A maximum that another has raised meanwhile stays.
@@ -402,10 +509,11 @@ impl<X, P: Publish<X>> Reservation<'_, X, P> {
             // Relaxed: as above.
             batch.max_timestamp.fetch_max(record.timestamp, Relaxed);
         }
+        let payload = self.claim.payload;
         // Relaxed: as above.
-        if batch.max_payload.load(Relaxed) < self.payload {
+        if batch.max_payload.load(Relaxed) < payload {
             // Relaxed: as above.
-            batch.max_payload.fetch_max(self.payload, Relaxed);
+            batch.max_payload.fetch_max(payload, Relaxed);
         }
         self.written = true;
     }
@@ -415,33 +523,46 @@ impl<X, P: Publish<X>> Reservation<'_, X, P> {
     /// # Errors
     /// `callback`, if the batch was ended meanwhile: then the record is not accepted, and can go elsewhere.
     pub fn on_completion(&self, timestamp: i64, callback: Callback) -> Result<(), Callback> {
-        self.batch().callbacks.push(self.place.index, timestamp, callback)
+        self.batch().callbacks.push(self.claim.place.index, timestamp, callback)
     }
 
     /// A future of the record, whose own time is `timestamp`.
     pub fn future(&self, timestamp: i64) -> RecordFuture {
-        self.batch().completer(|completer| completer.future_of_many(self.place.index, timestamp))
+        self.batch().completer(|completer| completer.future_of_many(self.claim.place.index, timestamp))
     }
 
-    /// Ends the copying. Whether this published the batch. Wait-free, but for what publishing costs.
+    /// Ends the copying. Whether this published the batch, or somebody has asked to be told of it. Wait-free, but for what publishing costs.
     #[inline]
     pub fn commit(self) -> bool {
         let mut this = std::mem::ManuallyDrop::new(self);
         this.leave()
     }
 
+    #[inline(always)]
     fn leave(&mut self) -> bool {
         if !self.written {
             // Relaxed: the commit below releases it.
             self.batch().failed.store(true, Relaxed);
         }
         step("batch.commit");
+        let Claim { batch, slot, finishes, .. } = self.claim;
+        if let Some(slot) = slot {
+            let told = slot.withdraw();
+            if finishes {
+                // Sealed by us with nobody counted, so ours (BATCH-B). Other announced ones are looked for by whoever takes it.
+                self.publish.publish(batch);
+            }
+            if told {
+                self.publish.withdrawn();
+            }
+            return finishes || told;
+        }
         // Release pairs with the Acquire of whoever finishes the batch: what we copied is seen by whom it is published to. Acquire: if that is us, we have what all
         // the others copied. Nobody touches the batch after this, unless it is the last (BATCH-C).
         let before = Word(self.batch().word.fetch_sub(WRITER, AcqRel));
         let last = before.sealed() && before.writers() == 1;
         if last {
-            self.publish.publish(self.batch);
+            self.publish.publish(batch);
         }
         last
     }
@@ -453,9 +574,15 @@ impl<X, P: Publish<X>> Drop for Reservation<'_, X, P> {
     }
 }
 
+impl<X> fmt::Debug for Claim<'_, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
 impl<X, P: Publish<X>> fmt::Debug for Reservation<'_, X, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Reservation").field("place", &self.claim.place).finish_non_exhaustive()
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Source: Kafka's `MemoryRecordsBuilder` and `ProducerBatch`; BATCH-01 to BATCH-21.
 
+mod announced;
 mod atomic;
 mod callbacks;
 mod completion;
@@ -18,10 +19,14 @@ mod word;
 pub use atomic::OwnedBatch;
 // Their users keep invariants that types cannot say: they are the crate's own, and its models'.
 #[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
-pub(crate) use atomic::{AtomicBatch, Filled, Publish, Reservation};
+pub(crate) use announced::{Announcements, Slot};
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 #[doc(hidden)]
-pub use atomic::{AtomicBatch, Filled, Publish, Reservation, Run};
+pub use announced::{Announcements, Slot};
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
+pub use atomic::{AtomicBatch, Claim, Filled, Full, Publish, Refusal, Reservation, Run};
+#[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
+pub(crate) use atomic::{AtomicBatch, Claim, Filled, Full, Publish, Refusal, Run};
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };

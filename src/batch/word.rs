@@ -49,11 +49,6 @@ impl Word {
         self.0 as u32 as usize
     }
 
-    /// With one record more, of `size` bytes, that is being copied.
-    pub(super) const fn reserve(self, size: usize) -> Self {
-        self.with(size).copied_by_one_more()
-    }
-
     /// With one record more, of `size` bytes.
     pub(super) const fn with(self, size: usize) -> Self {
         Self(self.0 + (1 << COUNT_SHIFT) + size as u64)
@@ -91,7 +86,7 @@ mod tests {
 
     #[test]
     fn fields_do_not_touch_each_other_at_their_limits() {
-        let word = Word::new(MAX_COUNT - 1, i32::MAX as usize - 7).reserve(7);
+        let word = Word::new(MAX_COUNT - 1, i32::MAX as usize - 7).with(7).copied_by_one_more();
         assert_eq!(
             (word.sealed(), word.writers(), word.count(), word.length()),
             (false, 1, MAX_COUNT, i32::MAX as usize)

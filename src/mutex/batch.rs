@@ -7,6 +7,7 @@ use crate::batch::{Completer, Contents, Grown, OpenBatch, Placed, RecordFuture, 
 use crate::error::TopicPartition;
 use crate::pool::Lease;
 use crate::primitive::clock::Instant;
+use crate::primitive::prefetch;
 use crate::record::{
     BATCH_OVERHEAD, Codec, MAX_RECORD_OVERHEAD, NO_TIMESTAMP, Record, body_size, encode_record_sized,
     record_size_for_body,
@@ -95,7 +96,11 @@ impl MutexBatch {
                 }
             }
             (None, Some(grown)) => _ = encode(&mut grown.bytes[self.len..]),
-            (None, None) => _ = encode(&mut self.lease[self.len..]),
+            (None, None) => {
+                let memory = &mut self.lease[self.len..];
+                prefetch::ahead_of(memory.as_ptr(), size);
+                encode(memory);
+            }
         }
         self.len += size;
         self.record_count = index + 1;
@@ -159,6 +164,7 @@ impl MutexBatch {
 
 impl OpenBatch for MutexBatch {
     fn open(topic_partition: TopicPartition, id: u64, lease: Lease, created: Instant) -> Self {
+        prefetch::first_of(lease.as_ptr().as_ptr());
         Self {
             completer: Completer::new(topic_partition.clone()),
             topic_partition,

@@ -43,7 +43,7 @@ pub mod hint {
 
 /// Threads, as far as the core and its models need them.
 pub mod thread {
-    pub use crate::primitive::model::{ordinal, parallelism};
+    pub use crate::primitive::model::{ordinal, parallelism, slot};
     pub use loom::thread::{Builder, JoinHandle, spawn, yield_now};
     pub use std::thread::panicking;
 

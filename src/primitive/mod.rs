@@ -33,6 +33,7 @@ pub mod lock;
 #[doc(hidden)]
 pub mod model;
 pub mod parker;
+pub(crate) mod prefetch;
 pub mod random;
 #[cfg(feature = "testing")]
 pub mod sim;

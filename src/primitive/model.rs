@@ -31,6 +31,17 @@ thread_local! {
 
 super::imp::thread_local! {
     static ORDINAL: Cell<usize> = Cell::new(0);
+    static SLOT: Cell<Option<usize>> = Cell::new(None);
+}
+
+/// Gives the calling thread a number of its own for [`slot`]. In a model no thread has one unless it says so.
+pub fn be_alone_at(number: usize) {
+    SLOT.with(|own| own.set(Some(number)));
+}
+
+/// A number that the calling thread has alone.
+pub fn slot() -> Option<usize> {
+    SLOT.try_with(Cell::get).unwrap_or(None)
 }
 
 /// Numbers the calling thread for [`ordinal`]. In a model every thread has the number 0 until it says otherwise, so that the numbers are those of the roles, whatever the order of spawns.

@@ -28,7 +28,7 @@ pub mod hint {
 
 /// Threads, as far as the core and its models need them.
 pub mod thread {
-    pub use crate::primitive::model::{ordinal, parallelism};
+    pub use crate::primitive::model::{ordinal, parallelism, slot};
     pub use shuttle::thread::{Builder, JoinHandle, panicking, sleep, spawn, yield_now};
 }
 

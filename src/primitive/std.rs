@@ -107,6 +107,70 @@ pub mod thread {
         OWN.get()
     }
 
+    /// A number that the calling thread has alone while it lives, as low as it can be: those of threads that have ended are given again, and what their threads did with them comes before. A task of a simulation has its own, and shares nothing with
+    /// threads beside it. `None`: the thread is at its end.
+    #[inline(always)]
+    pub fn slot() -> Option<usize> {
+        #[cfg(feature = "testing")]
+        if let Some(task) = crate::primitive::sim::task() {
+            return Some(task);
+        }
+        slots::own()
+    }
+
+    mod slots {
+        use std::cell::Cell;
+        use std::cmp::Reverse;
+        use std::collections::BinaryHeap;
+        use std::sync::{Mutex, PoisonError};
+
+        const NONE: usize = usize::MAX;
+        const ENDED: usize = usize::MAX - 1;
+
+        /// Numbers that were given back, and the lowest that was never given.
+        static FREE: Mutex<(BinaryHeap<Reverse<usize>>, usize)> = Mutex::new((BinaryHeap::new(), 0));
+
+        std::thread_local! {
+            static OWN: Cell<usize> = const { Cell::new(NONE) };
+            static GIVES_BACK: GivesBack = const { GivesBack };
+        }
+
+        struct GivesBack;
+
+        impl Drop for GivesBack {
+            fn drop(&mut self) {
+                let own = OWN.replace(ENDED);
+                FREE.lock().unwrap_or_else(PoisonError::into_inner).0.push(Reverse(own));
+            }
+        }
+
+        #[inline(always)]
+        pub(super) fn own() -> Option<usize> {
+            match OWN.get() {
+                NONE => take(),
+                ENDED => None,
+                own => Some(own),
+            }
+        }
+
+        #[cold]
+        #[inline(never)]
+        fn take() -> Option<usize> {
+            // Its destructor gives the number back; where that cannot be any more, none is taken.
+            GIVES_BACK.try_with(|_| ()).ok()?;
+            let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = free.0.pop().map_or_else(
+                || {
+                    free.1 += 1;
+                    free.1 - 1
+                },
+                |Reverse(own)| own,
+            );
+            OWN.set(own);
+            Some(own)
+        }
+    }
+
     /// How many threads can run at once, as far as the system tells.
     pub fn parallelism() -> usize {
         std::thread::available_parallelism().map_or(1, usize::from)

@@ -4,11 +4,10 @@
 
 use std::ptr::NonNull;
 
-use super::{AtomicBatch, Full, Place, Publish, Reservation, Word};
+use super::{AtomicBatch, Claim, Failed, Full, Place, Publish, Refusal, Reservation, Word};
 use crate::batch::RecordFuture;
-use crate::primitive::atomic::Ordering::Relaxed;
+use crate::batch::announced::Slot;
 use crate::primitive::back_off::BackOff;
-use crate::primitive::step;
 use crate::record::Record;
 
 /// Places for the first records of a run. Like a [`Reservation`]: dropped without a [`Run::write`] that came to its end, it fails the batch.
@@ -52,24 +51,48 @@ impl<X> AtomicBatch<X> {
         let mut back_off = BackOff::default();
         let mut word = self.load();
         loop {
-            if word.sealed() {
-                return Err(Full { finished: false });
-            }
-            let Some((place, with, fills)) = self.run(word, records) else {
-                return Err(Full { finished: self.seal() });
-            };
-            let to = if fills { with.copied_by_one_more().seal() } else { with.copied_by_one_more() };
-            step("batch.reserve");
-            // Relaxed: as in `reserve`.
-            match self.word.compare_exchange_weak(word.0, to.0, Relaxed, Relaxed) {
-                Ok(_) => {
-                    let place = Reservation { batch: NonNull::from(self), publish, place, payload: 0, written: false };
-                    let (records, bytes) = (with.count() - word.count(), with.length() - word.length());
-                    return Ok(Run { place, records, bytes, fills });
-                }
-                Err(now) => word = if back_off.wait() { self.load() } else { Word(now) },
+            match self.try_reserve_run(word, records, None, publish) {
+                Ok(run) => return Ok(run),
+                Err(Failed::Full(full)) => return Err(full),
+                Err(Failed::Lost(now)) => word = if back_off.wait() { self.load() } else { now },
             }
         }
+    }
+
+    /// [`AtomicBatch::reserve_run`] as [`AtomicBatch::reserve_announced`] is.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn reserve_run_announced<'p, P: Publish<X>>(
+        &self,
+        records: &[Record<'_>],
+        slot: &'p Slot,
+        publish: &'p P,
+    ) -> Result<Run<'p, X, P>, Refusal> {
+        Ok(self.try_reserve_run(self.load(), records, Some(slot), publish)?)
+    }
+
+    fn try_reserve_run<'p, P: Publish<X>>(
+        &self,
+        word: Word,
+        records: &[Record<'_>],
+        slot: Option<&'p Slot>,
+        publish: &'p P,
+    ) -> Result<Run<'p, X, P>, Failed> {
+        if word.sealed() {
+            return Err(Failed::Full(Full { finished: false }));
+        }
+        let Some((place, with, fills)) = self.run(word, records) else {
+            return Err(Failed::Full(Full { finished: self.seal() }));
+        };
+        let finishes = self.exchange(word, with, fills, slot)?;
+        let claim = Claim { batch: NonNull::from(self), place, payload: 0, slot, finishes };
+        Ok(Run {
+            place: claim.hold(publish),
+            records: with.count() - word.count(),
+            bytes: with.length() - word.length(),
+            fills,
+        })
     }
 }
 
@@ -92,7 +115,8 @@ impl<X, P: Publish<X>> Run<'_, X, P> {
     /// Copies `records`, which must be those that have a place, and adds their futures to `futures`, if they are wanted.
     pub fn write(&mut self, records: &[Record<'_>], mut futures: Option<&mut Vec<RecordFuture>>) {
         debug_assert_eq!(records.len(), self.records());
-        let mut word = Word::new(self.place.place.index, self.place.place.offset);
+        let first = self.place.claim.place;
+        let mut word = Word::new(first.index, first.offset);
         for record in records {
             let payload = record.payload_size();
             // As it was measured: that depends on the index, the offset and the record alone.
@@ -100,7 +124,7 @@ impl<X, P: Publish<X>> Run<'_, X, P> {
                 unreachable!("a place was reserved for it")
             };
             word = word.with(place.size);
-            (self.place.place, self.place.payload, self.place.written) = (place, payload, false);
+            (self.place.claim.place, self.place.claim.payload, self.place.written) = (place, payload, false);
             self.place.write(record);
             if let Some(futures) = &mut futures {
                 futures.push(self.place.future(record.timestamp));

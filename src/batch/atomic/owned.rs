@@ -10,7 +10,7 @@ use super::super::word::WRITER;
 use super::{AtomicBatch, Word};
 use crate::batch::{RecordFuture, Reply};
 use crate::primitive::atomic::Ordering::Relaxed;
-use crate::primitive::step;
+use crate::primitive::{prefetch, step};
 use crate::record::{Record, encode_record_sized};
 
 /// What came of [`AtomicBatch::fill`].
@@ -73,6 +73,7 @@ impl<X> AtomicBatch<X> {
         self.witness.write(place.index);
         // SAFETY: BATCH-F: nobody else writes; the place lies within the memory, since only the first record may reach beyond the limit.
         let memory = unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().add(place.offset), place.size) };
+        prefetch::ahead_of(memory.as_ptr(), place.size);
         encode_record_sized(memory, place.body, place.index, place.timestamp_delta, record);
         if let Some(callback) = reply.callback.take()
             && let Err(callback) = self.callbacks.push(place.index, record.timestamp, callback)

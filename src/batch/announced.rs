@@ -1,0 +1,177 @@
+//! Who is at work on which batch: a word of its own for each thread, so that a copy is committed, and a batch kept, without an exchange.
+//!
+//! A thread that is about to append to a shared batch stores the batch's address in its own slot, makes sure that the batch is still the one that takes records, reserves its place by one CAS of the batch's word, copies, and
+//! stores 0. Nobody else writes there, so that is all: no pin that keeps the batch from being freed, and no second exchange that says that the copy is over. Who needs to know - the sender, before it takes a
+//! batch that is sealed, and before it frees one - reads the slots of all.
+//!
+//! The announcements are hazard pointers (M. M. Michael, IEEE TPDS 2004) with the fence on the other side (P. E. McKenney and others, `membarrier`, as in Folly and liburcu), which also say that a copy is under way.
+//!
+//! # State
+//! A slot belongs to the thread of its number, while that lives ([`thread::slot`]). A thread without a number, or one of which a callback's destructor appends while it has announced a batch, appends by the counted way: pinned, with itself in the word as one who copies. So does whoever
+//! opens a batch.
+//!
+//! | `batch` of a slot | means | left by |
+//! |---|---|---|
+//! | 0 | its thread is at work on no batch | its thread's store of an address: it *announces* |
+//! | an address | its thread is about to reserve there, or copies there, or has found the batch full | its thread's store of 0: it *withdraws* |
+//!
+//! | `asked` | means | left by |
+//! |---|---|---|
+//! | false | nobody waits for what was announced | the store of whoever takes what is published, having found the batch announced |
+//! | true | who withdraws is to say so | its thread's store, when it has withdrawn |
+//!
+//! # Invariants
+//! - **ANN-A** Only its thread changes `batch`. It reserves a place in a batch only between announcing and withdrawing it, by an exchange that releases the announcement; its copy lies before the withdrawal.
+//! - **ANN-B** Who has acquired the word of a batch that is sealed, and then finds it in no slot, has all that was copied by announcement, and nobody will copy more: a place that was reserved is released by the word, so the
+//!   look finds that announcement or what the thread stored later. One that finds the batch announced may be wrong about it: its thread may only be about to find the batch sealed.
+//! - **ANN-C** Who sets `asked`, passes the heavy barrier, and still finds the batch announced will be told: the withdrawal that he does not see lies before a light barrier behind which `asked` is found.
+//! - **ANN-D** A batch that has left the tail, once and for good, and that is in no slot after a heavy barrier since, is reached by no announcement any more: a thread whose announcement he does not see reads the tail behind the barrier, and finds another.
+//!
+//! # The races that look dangerous
+//! - *Sealed while somebody is about to reserve*: the word decides. Reserved first, the announcement is seen (ANN-B). Sealed first, the reservation fails; he may be seen all the same, and withdraws soon.
+//! - *Withdrawn while it is asked*: ANN-C: either the asker sees it, or the thread does.
+//! - *Announced while it is freed*: ANN-D: the thread looks at the tail once more after it has announced.
+//! - *Asked of one batch, answered for another*: `asked` is the slot's. It is answered once too often at worst; an announcement releases the answer to the one before, so an asker that finds the new one does not take the old flag for his.
+//!
+//! # Progress
+//! All wait-free. A thread that is stopped after it has announced a batch delays that batch, and what must follow it, as one that is stopped in its copy does (L7); and keeps its memory.
+
+#![cfg_attr(not(any(crossbeam_loom, unlatched_shuttle)), allow(unreachable_pub, reason = "open to the models"))]
+
+use crossbeam_utils::CachePadded;
+
+use super::AtomicBatch;
+use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::primitive::atomic::{AtomicBool, AtomicUsize};
+use crate::primitive::barrier::Barrier;
+use crate::primitive::thread;
+
+/// Threads that have a slot. Others go the counted way.
+const SLOTS: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 2 } else { 64 };
+/// No batch.
+const NONE: usize = 0;
+
+/// A thread's slot.
+#[derive(Debug)]
+pub struct Slot {
+    batch: AtomicUsize,
+    asked: AtomicBool,
+    barrier: Barrier,
+}
+
+impl Slot {
+    /// Announces the batch at `address`. It is safe to reach only if it is found once more where it was found, after this.
+    #[inline(always)]
+    pub fn announce(&self, address: usize) {
+        // Release pairs with the Acquire in `Announcements::is_announced`: who finds it finds our answer to what was asked before.
+        self.batch.store(address, Release);
+        // Between the announcement and the second look at the tail: pairs with the heavy one in `Announcements::now` (ANN-D).
+        self.barrier.light();
+    }
+
+    /// Withdraws the announcement. Whether somebody has asked to be told.
+    #[inline(always)]
+    pub fn withdraw(&self) -> bool {
+        // Release pairs with the Acquire in `Announcements::is_announced`: who does not find the batch here any more has what was copied (ANN-B).
+        self.batch.store(NONE, Release);
+        // Between the withdrawal and the look whether it was asked: pairs with the heavy one in `Announcements::ask` (ANN-C).
+        self.barrier.light();
+        // Acquire pairs with the Release in `ask`: who was asked finds what the asker has put down before.
+        let asked = self.asked.load(Acquire);
+        if asked {
+            // Relaxed: the next announcement releases it.
+            self.asked.store(false, Relaxed);
+        }
+        asked
+    }
+}
+
+/// The slots of all threads.
+#[derive(Debug)]
+pub struct Announcements {
+    slots: Box<[CachePadded<Slot>]>,
+    barrier: Barrier,
+}
+
+/// What was announced at one time.
+#[derive(Debug)]
+pub struct Announced(Vec<usize>);
+
+impl Announced {
+    /// Whether `batch` was announced.
+    pub fn contains<X>(&self, batch: &AtomicBatch<X>) -> bool {
+        self.0.contains(&address(batch))
+    }
+}
+
+#[inline(always)]
+fn address<X>(batch: &AtomicBatch<X>) -> usize {
+    std::ptr::from_ref(batch).addr()
+}
+
+impl Default for Announcements {
+    fn default() -> Self {
+        let barrier = Barrier::get();
+        let slot = |_| CachePadded::new(Slot { batch: AtomicUsize::new(NONE), asked: AtomicBool::new(false), barrier });
+        Self { slots: (0..SLOTS).map(slot).collect(), barrier }
+    }
+}
+
+impl Announcements {
+    /// The calling thread's slot, if it has one that is free.
+    #[inline(always)]
+    pub fn own(&self) -> Option<&Slot> {
+        let slot = self.slots.get(thread::slot()?)?;
+        // Relaxed: the thread's own.
+        (slot.batch.load(Relaxed) == NONE).then_some(&**slot)
+    }
+
+    fn announcing(&self, address: usize) -> impl Iterator<Item = &Slot> {
+        // Acquire pairs with the Release of a withdrawal (ANN-B), and of an announcement: `asked` is not older than that.
+        self.slots.iter().map(|slot| &**slot).filter(move |slot| slot.batch.load(Acquire) == address)
+    }
+
+    /// Whether somebody is, or may be, at work on `batch`, which is sealed (ANN-B).
+    pub fn is_announced<X>(&self, batch: &AtomicBatch<X>) -> bool {
+        batch.acquire();
+        self.announcing(address(batch)).next().is_some()
+    }
+
+    /// Asks those who are at work on `batch`, which is sealed, to tell when they are not any more: [`Slot::withdraw`] says so to them. Whether there is anybody who will (ANN-C).
+    pub fn ask<X>(&self, batch: &AtomicBatch<X>) -> bool {
+        let mut found = false;
+        for slot in self.announcing(address(batch)) {
+            // Release pairs with the Acquire in `withdraw`.
+            slot.asked.store(true, Release);
+            found = true;
+        }
+        if !found {
+            return false;
+        }
+        // Pairs with the light one in `withdraw` (ANN-C).
+        self.barrier.heavy();
+        self.is_announced(batch)
+    }
+
+    /// [`Announcements::ask`] by the only one who asks, of a batch that he has asked of before: without a barrier while it is still asked.
+    pub fn ask_again<X>(&self, batch: &AtomicBatch<X>) -> bool {
+        // Relaxed: the caller's own store, unless it was answered: then the announcement that we have acquired released that. A flag that still stands was followed by a barrier, which lies before this look.
+        let mut found = false;
+        for slot in self.announcing(address(batch)) {
+            // Relaxed: as above.
+            if !slot.asked.load(Relaxed) {
+                return self.ask(batch);
+            }
+            found = true;
+        }
+        found
+    }
+
+    /// What is announced now, of what had left the tail before (ANN-D).
+    pub fn now(&self) -> Announced {
+        // Pairs with the light one in `announce`.
+        self.barrier.heavy();
+        // Acquire: who frees a batch that is not here any more comes after all that was done with it.
+        Announced(self.slots.iter().map(|slot| slot.batch.load(Acquire)).filter(|at| *at != NONE).collect())
+    }
+}
