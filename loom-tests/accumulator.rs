@@ -57,9 +57,20 @@ fn tp(partition: i32) -> TopicPartition {
 
 impl Scene {
     pub(crate) fn new() -> Arc<Self> {
+        Self::of_batches(1)
+    }
+
+    /// With a record in a batch that has room for `records`.
+    pub(crate) fn new_with_room(records: usize) -> Arc<Self> {
+        let scene = Self::of_batches(61 + 18 * records);
+        assert_eq!(scene.append("a"), "in");
+        scene
+    }
+
+    fn of_batches(batch_size: usize) -> Arc<Self> {
         let config = AccumulatorConfig {
             buffer_memory: 1 << 10,
-            batch_size: 1,
+            batch_size,
             linger: Duration::ZERO,
             delivery_timeout: Duration::from_secs(1),
             ..AccumulatorConfig::default()
@@ -82,16 +93,26 @@ impl Scene {
         scene
     }
 
-    fn append_to(&self, lane: &LaneHandle, name: &str, reply: Reply) -> &'static str {
+    /// Whether it was accepted, and whether the sender is to be woken.
+    fn append_all(&self, lane: &LaneHandle, name: &str, reply: Reply) -> (&'static str, bool) {
         let value = named(name);
         let record = Record { timestamp: 7, value: Some(value.as_bytes()), ..Record::default() };
         match self.accumulator.append(lane, &record, reply, Duration::ZERO) {
             Ok(appended) => {
+                let wakes = appended.must_wake_sender();
                 self.kept.lock().unwrap().extend(appended.future);
-                "in"
+                ("in", wakes)
             }
-            Err(_) => "refused",
+            Err(_) => ("refused", false),
         }
+    }
+
+    pub(crate) fn append_to(&self, lane: &LaneHandle, name: &str, reply: Reply) -> &'static str {
+        self.append_all(lane, name, reply).0
+    }
+
+    pub(crate) fn append_and_wake(&self, name: &str) -> (&'static str, bool) {
+        self.append_all(&self.lane, name, Reply::IGNORE)
     }
 
     pub(crate) fn append(&self, name: &str) -> &'static str {
@@ -152,7 +173,7 @@ fn names_in(batch: &SealedBatch) -> String {
     names.join(" ")
 }
 
-fn lanes(
+pub(crate) fn lanes(
     name: &str,
     law: &'static str,
     bound: Bound,
@@ -467,7 +488,7 @@ fn walk_against_sweep() -> Check {
 }
 
 /// A lane whose last batch is over and was passed by once: the next sweep empties its tail, unless another batch is opened there.
-fn with_one_to_empty() -> Arc<Scene> {
+pub(crate) fn with_one_to_empty() -> Arc<Scene> {
     let scene = Scene::with(&["a"]);
     let log = scene.rest();
     assert_eq!(log, "a|");
@@ -482,7 +503,7 @@ fn with_one_to_empty() -> Arc<Scene> {
     scene
 }
 
-fn sweep(scene: &Arc<Scene>) -> String {
+pub(crate) fn sweep(scene: &Arc<Scene>) -> String {
     scene.view(|view| view.ready(&scene.cluster, Instant::ZERO));
     String::new()
 }

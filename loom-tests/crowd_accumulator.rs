@@ -17,6 +17,7 @@ use unlatched::pool::PoolError;
 use unlatched::primitive::atomic::AtomicBool;
 use unlatched::primitive::atomic::Ordering::SeqCst;
 use unlatched::primitive::clock::{Clock, ManualClock};
+use unlatched::primitive::model::be_alone_at;
 use unlatched::primitive::thread;
 use unlatched::record::{Record, RecordBatch};
 
@@ -272,6 +273,8 @@ where
         .map(|thread| {
             let accumulator = accumulator.clone();
             thread::spawn(move || {
+                // The first two have slots, the others are counted.
+                be_alone_at(usize::from(thread));
                 let mut account = Account::default();
                 let mut owner = (lot(2) == 0).then(|| accumulator.appender());
                 for number in 0..RECORDS {

@@ -4,6 +4,8 @@ use crate::runner::Check;
 
 #[path = "accumulator.rs"]
 mod accumulator;
+#[path = "announced.rs"]
+mod announced;
 #[path = "batch.rs"]
 mod batch;
 #[path = "completion.rs"]
@@ -42,6 +44,7 @@ pub(crate) fn models() -> Vec<Check> {
         pool_parts::models(),
         pool_line::models(),
         pool::models(),
+        announced::models(),
         batch::models(),
         accumulator::models(),
         owned::models(),

@@ -78,6 +78,8 @@ pub(super) struct Entry {
     pub(super) next_ready: AtomicPtr<Node>,
     /// Read by whoever reaches the batch by a shared word, written by its end: so that a checker finds an end that is not ordered behind them.
     reached: Witness,
+    /// The same of those who reach it by an announcement, written when the sender lets go of it.
+    kept: Witness,
 }
 
 /// What the sender knows of a batch and nobody else needs to.
@@ -115,6 +117,7 @@ impl Entry {
             next: Atomic::null(),
             next_ready: AtomicPtr::new(std::ptr::null_mut()),
             reached: Witness::default(),
+            kept: Witness::default(),
         }
     }
 
@@ -129,6 +132,12 @@ impl Entry {
     #[inline(always)]
     pub(super) fn reached(&self) {
         self.reached.read(1);
+    }
+
+    /// To be called by whoever has reached the batch by an announcement.
+    #[inline(always)]
+    pub(super) fn kept(&self) {
+        self.kept.read(1);
     }
 
     /// Numbers the batch, for the CAS that is to open it.
@@ -313,6 +322,7 @@ impl Books {
                 stays = node;
                 continue;
             }
+            node.extra.kept.write(0);
             // Relaxed: only we write the link of what is linked (BOOKS-A), and `enter` wrote it before we found the batch.
             let behind = node.extra.next.load(Relaxed, guard);
             // Release: who walks past `stays` reaches what is behind through this store; we have it by our own walk.

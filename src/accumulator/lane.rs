@@ -129,7 +129,7 @@ impl Lane {
             let now = self.tail.load(Acquire, guard);
             if now.with_tag(0) == tail.with_tag(0) {
                 // SAFETY: ANN-D.
-                unsafe { batch.as_ref() }.extra.reached();
+                unsafe { batch.as_ref() }.extra.kept();
                 return Some(batch);
             }
             *told |= slot.withdraw();

@@ -98,6 +98,10 @@ impl Publish<Entry> for LockFreeAccumulator {
     fn withdrawn(&self) {
         self.settle_left();
     }
+
+    fn abandoned(&self) {
+        self.wake_sender();
+    }
 }
 
 impl LockFreeAccumulator {

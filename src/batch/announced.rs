@@ -31,6 +31,7 @@
 //! - *Sealed while somebody is about to reserve*: the word decides. Reserved first, the announcement is seen (ANN-B). Sealed first, the reservation fails; he may be seen all the same, and withdraws soon.
 //! - *Withdrawn while it is asked*: ANN-C: either the asker sees it, or the thread does.
 //! - *Announced while it is freed*: ANN-D: the thread looks at the tail once more after it has announced.
+//! - *Asked, withdrawn, and announced by another meanwhile*: that one was not asked and will not tell; nor has he a place, since he came after a look at a sealed batch. So only those who were asked are looked at once more.
 //! - *Asked of one batch, answered for another*: `asked` is the slot's. It is answered once too often at worst; an announcement releases the answer to the one before, so an asker that finds the new one does not take the old flag for his.
 //!
 //! # Progress
@@ -48,6 +49,7 @@ use crate::primitive::thread;
 
 /// Threads that have a slot. Others go the counted way.
 const SLOTS: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 2 } else { 64 };
+const _: () = assert!(SLOTS <= u64::BITS as usize, "a bit for each in `ask`");
 /// No batch.
 const NONE: usize = 0;
 
@@ -126,9 +128,9 @@ impl Announcements {
         (slot.batch.load(Relaxed) == NONE).then_some(&**slot)
     }
 
-    fn announcing(&self, address: usize) -> impl Iterator<Item = &Slot> {
+    fn announcing(&self, address: usize) -> impl Iterator<Item = (usize, &Slot)> {
         // Acquire pairs with the Release of a withdrawal (ANN-B), and of an announcement: `asked` is not older than that.
-        self.slots.iter().map(|slot| &**slot).filter(move |slot| slot.batch.load(Acquire) == address)
+        self.slots.iter().map(|slot| &**slot).enumerate().filter(move |(_, slot)| slot.batch.load(Acquire) == address)
     }
 
     /// Whether somebody is, or may be, at work on `batch`, which is sealed (ANN-B).
@@ -139,25 +141,27 @@ impl Announcements {
 
     /// Asks those who are at work on `batch`, which is sealed, to tell when they are not any more: [`Slot::withdraw`] says so to them. Whether there is anybody who will (ANN-C).
     pub fn ask<X>(&self, batch: &AtomicBatch<X>) -> bool {
-        let mut found = false;
-        for slot in self.announcing(address(batch)) {
+        let address = address(batch);
+        let mut asked = 0_u64;
+        for (at, slot) in self.announcing(address) {
             // Release pairs with the Acquire in `withdraw`.
             slot.asked.store(true, Release);
-            found = true;
+            asked |= 1 << at;
         }
-        if !found {
+        if asked == 0 {
             return false;
         }
         // Pairs with the light one in `withdraw` (ANN-C).
         self.barrier.heavy();
-        self.is_announced(batch)
+        // Of those who were asked: who has announced it since was not, and has no place (ANN-B).
+        self.announcing(address).any(|(at, _)| asked & 1 << at != 0)
     }
 
     /// [`Announcements::ask`] by the only one who asks, of a batch that he has asked of before: without a barrier while it is still asked.
     pub fn ask_again<X>(&self, batch: &AtomicBatch<X>) -> bool {
         // Relaxed: the caller's own store, unless it was answered: then the announcement that we have acquired released that. A flag that still stands was followed by a barrier, which lies before this look.
         let mut found = false;
-        for slot in self.announcing(address(batch)) {
+        for (_, slot) in self.announcing(address(batch)) {
             // Relaxed: as above.
             if !slot.asked.load(Relaxed) {
                 return self.ask(batch);

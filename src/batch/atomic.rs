@@ -109,6 +109,9 @@ pub trait Publish<X> {
 
     /// The calling thread has withdrawn an announcement, and was asked to tell.
     fn withdrawn(&self) {}
+
+    /// A place was dropped without its commit, and with that a batch published, or withdrawn from though somebody has asked to be told: nobody else says so.
+    fn abandoned(&self) {}
 }
 
 /// A place that a record has in a batch.
@@ -569,8 +572,11 @@ impl<X, P: Publish<X>> Reservation<'_, X, P> {
 }
 
 impl<X, P: Publish<X>> Drop for Reservation<'_, X, P> {
+    #[cold]
     fn drop(&mut self) {
-        self.leave();
+        if self.leave() {
+            self.publish.abandoned();
+        }
     }
 }
 

@@ -32,6 +32,7 @@ enum Before {
 
 /// The shared steps of an append, each with what makes it pass there, and whether a forced close has to wait for it: it may have memory in hand.
 const STEPS: &[(&str, Before, bool)] = &[
+    ("lane.announced", Before::Room, false),
     ("batch.reserve", Before::Room, false),
     ("batch.copy", Before::Room, false),
     ("callbacks.push", Before::Room, false),
@@ -345,7 +346,7 @@ fn l9_a_sender_that_is_stopped_over_an_idle_lane_holds_up_no_appender() {
 
 /// Batches elsewhere, until the sender has taken the last batch of every other lane out of that.
 fn empty_lanes(rig: &mut Rig<LockFree>) {
-    for _ in 0..100 {
+    for _ in 0..400 {
         rig.push(1, b"elsewhere");
         acknowledge_all(rig);
     }
@@ -462,7 +463,7 @@ fn l9_a_close_that_is_stopped_at_an_owned_lane_holds_up_nobody() {
 
 #[test]
 fn l7_many_appended_at_once_hold_up_their_own_batch_alone() {
-    for step in ["batch.reserve", "batch.copy", "batch.commit"] {
+    for step in ["lane.announced", "batch.reserve", "batch.copy", "batch.commit"] {
         let rig = rig_with(Before::Room);
         let (accumulator, partition) = (rig.accumulator.clone(), rig.partition(0));
         let (slow, stop) = stopped_at(step, move || {

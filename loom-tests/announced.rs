@@ -1,0 +1,474 @@
+//! Announcements: copies that are not counted, and batches that are kept without a pin. The shipping types: slots, batch and settling by themselves, then the accumulator whole, its threads having slots.
+
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use unlatched::accumulator::{Accumulator, SenderView};
+use unlatched::batch::{Announcements, AtomicBatch, Publish, Refusal, Reply, SealedBatch};
+use unlatched::error::{SendError, TopicPartition};
+use unlatched::pool::{AtomicPool, BufferPool};
+use unlatched::primitive::clock::{Instant, ManualClock};
+use unlatched::primitive::model::be_alone_at;
+use unlatched::record::{BATCH_OVERHEAD, Record, record_size};
+
+use super::accumulator::{Scene as Lanes, lanes, sweep, with_one_to_empty};
+use crate::runner::{Bound, Check, Model, model};
+
+pub(crate) fn models() -> Vec<Check> {
+    vec![
+        copies_against_seal(),
+        copy_beside_a_counted_one(),
+        counted_copy_in_a_batch_that_an_announced_one_fills(),
+        copies_that_fill(),
+        panic_in_the_copy(),
+        run_against_seal(),
+        next_announcement_against_ask(),
+        drain_against_append(),
+        append_against_sweep(),
+        forced_close_against_append(),
+        two_who_let_go(),
+        expiry_against_append(),
+    ]
+}
+
+const RECORD: Record<'static> = Record { timestamp: 7, key: None, value: Some(b"x"), headers: &[] };
+
+type Batch = AtomicBatch<()>;
+
+/// Batches with one record in them, and what they came to.
+struct Scene {
+    announcements: Announcements,
+    batches: [Batch; 2],
+    settled: Settled,
+}
+
+/// Whoever publishes settles as the sender does: takes at once, or asks and goes away.
+#[derive(Default)]
+struct Settled(Mutex<Vec<Came>>);
+
+#[derive(Debug)]
+enum Came {
+    Taken(Box<(SealedBatch, bool)>),
+    Asked(usize),
+}
+
+/// A thread's way to publish. Whether it was asked to tell.
+struct Publisher<'s>(&'s Scene, Cell<bool>);
+
+impl Publish<()> for Publisher<'_> {
+    fn publish(&self, batch: NonNull<Batch>) {
+        // SAFETY: published to us, and the scene keeps it.
+        let batch = unsafe { batch.as_ref() };
+        let number = self.0.batches.iter().position(|one| std::ptr::eq(one, batch)).expect("one of ours");
+        let asked = self.0.announcements.is_announced(batch) && self.0.announcements.ask(batch);
+        let came = if asked {
+            Came::Asked(number)
+        } else {
+            // SAFETY: BATCH-D: published, and in nobody's announcement (ANN-B).
+            Came::Taken(Box::new(unsafe { batch.take(TopicPartition::new("t", 0), 1) }))
+        };
+        self.0.settled.0.lock().unwrap().push(came);
+    }
+
+    fn withdrawn(&self) {
+        self.1.set(true);
+    }
+}
+
+impl Scene {
+    /// Room for `records` records in each.
+    fn new(records: u32) -> Self {
+        let sizes: usize = (0..records).map(|index| record_size(index, 0, &RECORD)).sum();
+        let pool = AtomicPool::new(1 << 10, 1 << 10, ManualClock::at(0));
+        let batches = [(); 2].map(|()| {
+            let lease = pool.allocate(BATCH_OVERHEAD + sizes, Duration::ZERO).expect("there is enough").erase();
+            let mut batch = AtomicBatch::new(TopicPartition::new("t", 0), lease, Instant::ZERO, |_| ());
+            batch.begin(&RECORD, None);
+            batch
+        });
+        Self { announcements: Announcements::default(), batches, settled: Settled::default() }
+    }
+
+    /// What came of an append, and whether its withdrawal says that somebody has asked.
+    fn said(came: &'static str, told: bool) -> &'static str {
+        match (came, told) {
+            ("in", true) => "in, told",
+            ("two", true) => "two, told",
+            ("panicked", true) => "panicked, told",
+            ("out", true) => "out, told",
+            _ => came,
+        }
+    }
+
+    /// Appends to batch `number` by announcement, in the slot that the thread has; `copies` what it has got a place for, or panics.
+    fn append_to(&self, number: usize, copies: bool) -> &'static str {
+        let (batch, publisher) = (&self.batches[number], Publisher(self, Cell::new(false)));
+        let slot = self.announcements.own().expect("the model gave it one, and it is free");
+        loop {
+            slot.announce(std::ptr::from_ref(batch).addr());
+            match batch.reserve_announced(&RECORD, RECORD.payload_size(), slot) {
+                Ok(claim) => {
+                    let mut place = claim.hold(&publisher);
+                    if !copies {
+                        // What unwinding does.
+                        drop(place);
+                        return Self::said("panicked", publisher.1.get());
+                    }
+                    place.write(&RECORD);
+                    place.commit();
+                    return Self::said("in", publisher.1.get());
+                }
+                Err(refusal) => {
+                    publisher.1.set(publisher.1.get() | slot.withdraw());
+                    if let Refusal::Full(full) = refusal {
+                        if full.finished {
+                            publisher.publish(NonNull::from(batch));
+                        }
+                        return Self::said("out", publisher.1.get());
+                    }
+                }
+            }
+        }
+    }
+
+    fn append(&self) -> &'static str {
+        self.append_to(0, true)
+    }
+
+    /// Two at once, or as many as there is room for.
+    fn append_two(&self) -> &'static str {
+        let (batch, publisher) = (&self.batches[0], Publisher(self, Cell::new(false)));
+        let slot = self.announcements.own().expect("the model gave it one, and it is free");
+        loop {
+            slot.announce(std::ptr::from_ref(batch).addr());
+            match batch.reserve_run_announced(&[RECORD, RECORD], slot, &publisher) {
+                Ok(mut run) => {
+                    assert_eq!(run.records(), 2);
+                    run.write(&[RECORD, RECORD], None);
+                    run.commit();
+                    return Self::said("two", publisher.1.get());
+                }
+                Err(refusal) => {
+                    publisher.1.set(publisher.1.get() | slot.withdraw());
+                    if let Refusal::Full(full) = refusal {
+                        assert!(!full.finished, "there is room, so another has sealed it");
+                        return Self::said("out", publisher.1.get());
+                    }
+                }
+            }
+        }
+    }
+
+    fn append_counted(&self) -> &'static str {
+        let publisher = Publisher(self, Cell::new(false));
+        match self.batches[0].reserve(&RECORD, RECORD.payload_size(), &publisher) {
+            Ok(mut place) => {
+                place.write(&RECORD);
+                place.commit();
+                "in"
+            }
+            Err(full) => {
+                if full.finished {
+                    publisher.publish(NonNull::from(&self.batches[0]));
+                }
+                "out"
+            }
+        }
+    }
+
+    fn seal(&self, number: usize) -> &'static str {
+        if self.batches[number].seal() {
+            Publisher(self, Cell::new(false)).publish(NonNull::from(&self.batches[number]));
+        }
+        ""
+    }
+
+    /// What the roles came to. Each batch that is sealed was published once, with all that was accepted for it; where it was asked for, somebody was told.
+    fn verdict(&self, results: &[&'static str]) -> String {
+        let mut settled = self.settled.0.lock().unwrap();
+        assert_eq!(settled.len(), 1, "published once: {settled:?}");
+        let mut said: Vec<_> = results.iter().filter(|said| !said.is_empty()).copied().collect();
+        let (batch, failed) = match settled.pop().expect("one") {
+            Came::Taken(taken) => *taken,
+            Came::Asked(number) => {
+                assert!(said.iter().any(|said| said.contains("told")), "nobody was told: {said:?}");
+                assert!(!self.announcements.is_announced(&self.batches[number]), "who is done has withdrawn");
+                // SAFETY: published, and nobody else is left.
+                unsafe { self.batches[number].take(TopicPartition::new("t", 0), 1) }
+            }
+        };
+        let records = |said: &&str| match said.split(',').next() {
+            Some("in" | "panicked") => 1,
+            Some("two") => 2,
+            _ => 0,
+        };
+        let accepted: u32 = said.iter().map(records).sum();
+        assert_eq!(batch.record_count(), 1 + accepted, "every accepted record is in it");
+        assert_eq!(failed, said.iter().any(|said| said.starts_with("panicked")));
+        said.sort_unstable();
+        said.join(" ")
+    }
+}
+
+fn announced(name: &str, law: &'static str, bound: Bound, records: u32) -> Model<Scene, &'static str> {
+    model(name, law, bound, move || Scene::new(records)).keeps_retired()
+}
+
+fn at<S, R>(slot: usize, act: impl Fn(&S) -> R) -> impl Fn(&S) -> R {
+    move |scene| {
+        be_alone_at(slot);
+        act(scene)
+    }
+}
+
+fn copies_against_seal() -> Check {
+    announced(
+        "announced_copies_against_seal",
+        "what was reserved by announcement is in the batch that is taken, and its copy is seen; who is still at work when it is looked for is asked, and tells",
+        Bound::Preemptions(2),
+        4,
+    )
+    .role("one", at(0, Scene::append))
+    .role("two", at(1, Scene::append))
+    .role("sealer", |scene| scene.seal(0))
+    .expect(
+        Scene::verdict,
+        &["in in", "in in, told", "in out", "in out, told", "in, told in, told", "in, told out", "in, told out, told", "out out", "out out, told", "out, told out, told"],
+    )
+}
+
+fn copy_beside_a_counted_one() -> Check {
+    announced(
+        "announced_copy_beside_a_counted_one",
+        "both kinds in one batch: the last who is counted publishes, and whoever is announced is looked for then",
+        Bound::Preemptions(2),
+        4,
+    )
+    .role("announced", at(0, Scene::append))
+    .role("counted", Scene::append_counted)
+    .role("sealer", |scene| scene.seal(0))
+    .expect(
+        Scene::verdict,
+        &["in in", "in in, told", "in out", "in out, told", "in, told out", "out out", "out out, told"],
+    )
+}
+
+fn counted_copy_in_a_batch_that_an_announced_one_fills() -> Check {
+    announced(
+        "announced_copy_fills_beside_a_counted_one",
+        "who takes the last place by announcement publishes, unless somebody is counted: then the last of those does",
+        Bound::Full,
+        3,
+    )
+    .role("announced", at(0, Scene::append))
+    .role("counted", Scene::append_counted)
+    .expect(Scene::verdict, &["in in", "in in, told"])
+}
+
+fn copies_that_fill() -> Check {
+    announced(
+        "announced_copies_that_fill",
+        "who takes the last place seals and publishes it when his copy is over, and looks for the others",
+        Bound::Preemptions(3),
+        3,
+    )
+    .role("one", at(0, Scene::append))
+    .role("two", at(1, Scene::append))
+    .expect(Scene::verdict, &["in in", "in in, told"])
+}
+
+fn panic_in_the_copy() -> Check {
+    announced(
+        "announced_panic_in_the_copy",
+        "a copy that panics keeps nobody waiting, and fails the batch",
+        Bound::Preemptions(2),
+        4,
+    )
+    .role("panics", at(0, |scene: &Scene| scene.append_to(0, false)))
+    .role("appender", at(1, Scene::append))
+    .role("sealer", |scene| scene.seal(0))
+    .expect(
+        // Who was told is left out: some of it is rare.
+        |scene, results| scene.verdict(results).replace(", told", ""),
+        &["in out", "in panicked", "out out", "out panicked"],
+    )
+}
+
+fn run_against_seal() -> Check {
+    announced(
+        "announced_run_against_seal",
+        "several that got their places at once by announcement are in the batch that is taken, all of them or none",
+        Bound::Preemptions(3),
+        5,
+    )
+    .role("two", at(0, Scene::append_two))
+    .role("sealer", |scene| scene.seal(0))
+    .expect(Scene::verdict, &["out", "out, told", "two", "two, told"])
+}
+
+fn next_announcement_against_ask() -> Check {
+    announced(
+        "announced_next_against_ask",
+        "who was asked of one batch and has told, and goes on to the next, is asked of that anew",
+        Bound::Preemptions(3),
+        4,
+    )
+    .role(
+        "appender",
+        at(0, |scene: &Scene| {
+            let first = scene.append_to(0, true);
+            let second = scene.append_to(1, true);
+            if second.ends_with("told") {
+                "second told"
+            } else if first.ends_with("told") {
+                "first told"
+            } else {
+                ""
+            }
+        }),
+    )
+    .role("sender", |scene| {
+        scene.seal(0);
+        scene.seal(1);
+        ""
+    })
+    .expect(
+        |scene, results| {
+            let settled = scene.settled.0.lock().unwrap();
+            let asked = |number| settled.iter().any(|came| matches!(came, Came::Asked(asked) if *asked == number));
+            assert!(!asked(1) || results[0] == "second told", "asked of the second, and not told");
+            assert!(!asked(0) || results[0] != "", "asked of the first, and not told");
+            if asked(0) || asked(1) { "asked" } else { "taken at once" }.into()
+        },
+        &["asked", "taken at once"],
+    )
+}
+
+fn drain_against_append() -> Check {
+    lanes(
+        "announced_drain_against_append",
+        "the sender seals what is being filled: each record is drained once, in its order; what it does not get for an announcement comes with a wake",
+        Bound::Preemptions(2),
+        || Lanes::with(&["a"]),
+    )
+    .role("appender", at(0, |scene: &Arc<Lanes>| {
+        let (_, wakes) = scene.append_and_wake("b");
+        assert_eq!(scene.append("c"), "in");
+        if wakes { "wakes" } else { "" }.into()
+    }))
+    .role("sender", |scene| scene.complete(scene.drain()))
+    .expect(
+        |scene, results| {
+            let rest = scene.rest();
+            let log = format!("{}{rest}", results[1]);
+            assert!(results[1] != "" || results[0] == "wakes", "nothing was drained, and nobody wakes the sender");
+            scene.whole();
+            log
+        },
+        &["a b|c|", "a|b c|"],
+    )
+}
+
+fn append_against_sweep() -> Check {
+    lanes(
+        "announced_append_against_sweep",
+        "no batch is let go of while somebody has announced it and found it in the tail",
+        Bound::Preemptions(2),
+        with_one_to_empty,
+    )
+    .role("appender", at(0, |scene: &Arc<Lanes>| scene.append("d").into()))
+    .role("sender", |scene| sweep(scene))
+    .expect(
+        |scene, results| {
+            let log = scene.rest();
+            scene.whole();
+            format!("{}: {log}", results[0])
+        },
+        &["in: d|"],
+    )
+}
+
+/// An append with a callback, by announcement.
+fn append_with_callback(scene: &Arc<Lanes>) -> String {
+    let called = Arc::downgrade(scene);
+    let reply = Reply::callback(move |_| called.upgrade().expect("it lives").called.lock().unwrap().push("b"));
+    scene.append_to(&scene.lane, "b", reply).into()
+}
+
+fn close_by_force(scene: &Arc<Lanes>) -> String {
+    scene.accumulator.close();
+    scene.view(|view| view.abort_incomplete(&SendError::Aborted { reason: "on purpose" }));
+    format!("{} called", scene.called.lock().unwrap().len())
+}
+
+fn forced_close_against_append() -> Check {
+    lanes(
+        "announced_forced_close_against_append",
+        "every accepted record has ended when a forced close returns, once; memory comes back when whoever was at work has withdrawn",
+        Bound::Preemptions(2),
+        || Lanes::with(&["a"]),
+    )
+    .role("appender", at(0, append_with_callback))
+    .role("sender", close_by_force)
+    .expect(
+        |scene, results| {
+            assert_eq!(scene.called.lock().unwrap().len(), usize::from(results[0] == "in"));
+            scene.whole();
+            format!("{}, {}", results[0], results[1])
+        },
+        &["in, 1 called", "refused, 0 called"],
+    )
+}
+
+fn two_who_let_go() -> Check {
+    lanes(
+        "announced_two_let_go",
+        "what was left when the sender went is let go of once, by one of those who were at work on it",
+        Bound::Preemptions(1),
+        || Lanes::new_with_room(3),
+    )
+    .role("one", at(0, |scene: &Arc<Lanes>| scene.append("b").into()))
+    .role("two", at(1, |scene: &Arc<Lanes>| scene.append("c").into()))
+    .role("sender", close_by_force)
+    .expect(
+        |scene, results| {
+            scene.whole();
+            format!("{} {}", results[0], results[1])
+        },
+        &["in in", "in refused", "refused in", "refused refused"],
+    )
+}
+
+fn expiry_against_append() -> Check {
+    lanes(
+        "announced_expiry_against_append",
+        "a batch whose time is up ends although somebody who is announced copies into it, and takes no more after that (L7)",
+        Bound::Preemptions(2),
+        || Lanes::with(&["a"]),
+    )
+    .role("appender", at(0, |scene: &Arc<Lanes>| scene.append_to(&scene.lane, "b", Reply::FUTURE).into()))
+    .role("sender", |scene| {
+        let late = Instant::ZERO.saturating_add(Duration::from_secs(1));
+        let expired = scene.view(|view| view.expired(late));
+        let records: u32 = expired.iter().map(SealedBatch::record_count).sum();
+        for batch in expired {
+            assert_eq!(batch.completion().fail(SendError::Aborted { reason: "late" }, None), Ok(true));
+            scene.view(|view| view.deallocate(batch)).expect("in the books");
+        }
+        format!("{records} taken")
+    })
+    .expect(
+        |scene, results| {
+            let future = scene.kept.lock().unwrap().pop().expect("it was accepted");
+            let ended = future.is_done();
+            // Of a batch that was ended early, the content comes now.
+            let log = scene.complete(scene.drain()) + &scene.rest();
+            assert!(future.is_done(), "it ends in the end");
+            scene.whole();
+            format!("{} {}, {}: {log}", results[0], results[1], if ended { "ended" } else { "goes on" })
+        },
+        &["in 0 taken, ended: ", "in 0 taken, goes on: b|", "in 1 taken, goes on: b|", "in 2 taken, ended: "],
+    )
+}
