@@ -25,6 +25,7 @@ pub(crate) fn models() -> Vec<Check> {
         panic_in_the_copy(),
         run_against_seal(),
         next_announcement_against_ask(),
+        same_announcement_against_next_look(),
         drain_against_append(),
         append_against_sweep(),
         forced_close_against_append(),
@@ -51,7 +52,7 @@ struct Settled(Mutex<Vec<Came>>);
 #[derive(Debug)]
 enum Came {
     Taken(Box<(SealedBatch, bool)>),
-    Asked(usize),
+    Asked(usize, u64),
 }
 
 /// A thread's way to publish. Whether it was asked to tell.
@@ -62,9 +63,9 @@ impl Publish<()> for Publisher<'_> {
         // SAFETY: published to us, and the scene keeps it.
         let batch = unsafe { batch.as_ref() };
         let number = self.0.batches.iter().position(|one| std::ptr::eq(one, batch)).expect("one of ours");
-        let asked = self.0.announcements.is_announced(batch) && self.0.announcements.ask(batch);
-        let came = if asked {
-            Came::Asked(number)
+        let asked = self.0.announcements.ask(batch);
+        let came = if asked != 0 {
+            Came::Asked(number, asked)
         } else {
             // SAFETY: BATCH-D: published, and in nobody's announcement (ANN-B).
             Came::Taken(Box::new(unsafe { batch.take(TopicPartition::new("t", 0), 1) }))
@@ -192,7 +193,7 @@ impl Scene {
         let mut said: Vec<_> = results.iter().filter(|said| !said.is_empty()).copied().collect();
         let (batch, failed) = match settled.pop().expect("one") {
             Came::Taken(taken) => *taken,
-            Came::Asked(number) => {
+            Came::Asked(number, _) => {
                 assert!(said.iter().any(|said| said.contains("told")), "nobody was told: {said:?}");
                 assert!(!self.announcements.is_announced(&self.batches[number]), "who is done has withdrawn");
                 // SAFETY: published, and nobody else is left.
@@ -320,9 +321,10 @@ fn next_announcement_against_ask() -> Check {
         at(0, |scene: &Scene| {
             let first = scene.append_to(0, true);
             let second = scene.append_to(1, true);
-            if second.ends_with("told") {
+            let told = |said: &str| said.ends_with("told");
+            if told(second) {
                 "second told"
-            } else if first.ends_with("told") {
+            } else if told(first) {
                 "first told"
             } else {
                 ""
@@ -337,7 +339,7 @@ fn next_announcement_against_ask() -> Check {
     .expect(
         |scene, results| {
             let settled = scene.settled.0.lock().unwrap();
-            let asked = |number| settled.iter().any(|came| matches!(came, Came::Asked(asked) if *asked == number));
+            let asked = |number| settled.iter().any(|came| matches!(came, Came::Asked(asked, _) if *asked == number));
             assert!(!asked(1) || results[0] == "second told", "asked of the second, and not told");
             assert!(!asked(0) || results[0] != "", "asked of the first, and not told");
             if asked(0) || asked(1) { "asked" } else { "taken at once" }.into()
@@ -346,17 +348,54 @@ fn next_announcement_against_ask() -> Check {
     )
 }
 
+fn same_announcement_against_next_look() -> Check {
+    announced(
+        "announced_again_against_next_look",
+        "who was asked, has told, and announces the same batch once more, is not waited for: he has no place; and what he had copied is seen",
+        Bound::Preemptions(3),
+        4,
+    )
+    .role(
+        "appender",
+        at(0, |scene: &Scene| match [scene.append_to(0, true), scene.append_to(0, true)] {
+            ["in", "in"] => "two",
+            ["in", "out"] => "in",
+            ["out", "out"] => "out",
+            _ => "told",
+        }),
+    )
+    .role("sender", |scene| {
+        scene.seal(0);
+        let mut settled = scene.settled.0.lock().unwrap();
+        let Some(Came::Asked(number, asked)) = settled.first() else { return "" };
+        let batch = &scene.batches[*number];
+        if scene.announcements.asked(batch, *asked) != 0 {
+            return "waits";
+        }
+        // SAFETY: BATCH-D: published, and in nobody's announcement (ANN-C).
+        let taken = unsafe { batch.take(TopicPartition::new("t", 0), 1) };
+        *settled = vec![Came::Taken(Box::new(taken))];
+        ""
+    })
+    .expect(
+        |_, results| {
+            assert!(results[1] != "waits" || results[0] == "told", "{results:?}");
+            results.join(" ").trim().into()
+        },
+        &["in", "out", "told", "told waits", "two"],
+    )
+}
+
 fn drain_against_append() -> Check {
     lanes(
         "announced_drain_against_append",
         "the sender seals what is being filled: each record is drained once, in its order; what it does not get for an announcement comes with a wake",
         Bound::Preemptions(2),
-        || Lanes::with(&["a"]),
+        || Lanes::new_with_room(4),
     )
     .role("appender", at(0, |scene: &Arc<Lanes>| {
-        let (_, wakes) = scene.append_and_wake("b");
-        assert_eq!(scene.append("c"), "in");
-        if wakes { "wakes" } else { "" }.into()
+        let wakes = ["b", "c"].map(|name| scene.append_and_wake(name).1);
+            if wakes.contains(&true) { "wakes" } else { "" }.into()
     }))
     .role("sender", |scene| scene.complete(scene.drain()))
     .expect(
@@ -367,7 +406,7 @@ fn drain_against_append() -> Check {
             scene.whole();
             log
         },
-        &["a b|c|", "a|b c|"],
+        &["a b c|", "a b|c|", "a|b c|"],
     )
 }
 
@@ -408,9 +447,17 @@ fn forced_close_against_append() -> Check {
         "announced_forced_close_against_append",
         "every accepted record has ended when a forced close returns, once; memory comes back when whoever was at work has withdrawn",
         Bound::Preemptions(2),
-        || Lanes::with(&["a"]),
+        || Lanes::new_with_room(3),
     )
-    .role("appender", at(0, append_with_callback))
+    .role(
+        "appender",
+        at(0, |scene: &Arc<Lanes>| {
+            let first = append_with_callback(scene);
+            // Announces the same batch once more, though nothing can come of it but where it is open still.
+            scene.append("c");
+            first
+        }),
+    )
     .role("sender", close_by_force)
     .expect(
         |scene, results| {
@@ -446,7 +493,7 @@ fn expiry_against_append() -> Check {
         "announced_expiry_against_append",
         "a batch whose time is up ends although somebody who is announced copies into it, and takes no more after that (L7)",
         Bound::Preemptions(2),
-        || Lanes::with(&["a"]),
+        || Lanes::new_with_room(3),
     )
     .role("appender", at(0, |scene: &Arc<Lanes>| scene.append_to(&scene.lane, "b", Reply::FUTURE).into()))
     .role("sender", |scene| {

@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use super::lane::LaneHandle;
 use super::owned::OwnedLane;
-use crate::batch::{Announcements, AtomicBatch, Watch};
+use crate::batch::{Announced, Announcements, AtomicBatch, Watch};
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::primitive::atomic::{AtomicPtr, AtomicU8, AtomicU64};
 use crate::primitive::epoch::{Atomic, Guard, Owned, Shared};
@@ -301,19 +301,21 @@ impl Books {
         guard: &Guard,
         over: impl Fn(&Node) -> bool,
     ) -> usize {
-        let mut any = false;
+        let (mut any, mut shared) = (false, false);
         for node in self.walk(guard).skip(1) {
             // Out of the tail it is so for good (LANE-B).
             if over(node) && leaves_lane(node, guard) {
                 node.extra.mark(mark::LEFT);
                 any = true;
+                // A void one and an owner's were never to be announced.
+                shared |= node.extra.own.is_none() && !node.extra.is_void();
             }
         }
         if !any {
             return 0;
         }
         // After the last of them has left.
-        let announced = announcements.now();
+        let announced = if shared { announcements.now() } else { Announced::default() };
         let mut swept = 0;
         let mut walk = self.walk(guard);
         let Some(mut stays) = walk.next() else { return 0 };

@@ -111,9 +111,9 @@ impl Lane {
         }
     }
 
-    /// The batch in the tail, announced in `slot`: so it is kept until that is withdrawn (ANN-D). `None`: there is none, or only the one at `full`, and nothing is announced. `told` becomes true if somebody has asked to be told of an announcement that was withdrawn.
+    /// The batch in the tail, announced in `slot`: so it is kept until that is withdrawn (ANN-D). `None`: there is none, or only the one at `full`, and nothing is announced. `told` is called where an announcement was withdrawn, and somebody has asked to be told.
     #[inline(always)]
-    pub(super) fn announce(&self, slot: &Slot, full: usize, told: &mut bool) -> Option<NonNull<Node>> {
+    pub(super) fn announce(&self, slot: &Slot, full: usize, mut told: impl FnMut()) -> Option<NonNull<Node>> {
         // SAFETY: addresses are loaded, and looked behind only when they are announced.
         let guard = unsafe { epoch::unprotected() };
         // Acquire: as in `tail`.
@@ -127,12 +127,15 @@ impl Lane {
             step("lane.announced");
             // Acquire: if it is another one now, as above. If it is the same, or closed since, the batch had not left the tail when we had announced it, and it is kept.
             let now = self.tail.load(Acquire, guard);
-            if now.with_tag(0) == tail.with_tag(0) {
+            // Not a number that looks like the address.
+            if now.tag() & EMPTIED == 0 && now.with_tag(0) == tail.with_tag(0) {
                 // SAFETY: ANN-D.
                 unsafe { batch.as_ref() }.extra.kept();
                 return Some(batch);
             }
-            *told |= slot.withdraw();
+            if slot.withdraw() {
+                told();
+            }
             tail = now;
         }
     }

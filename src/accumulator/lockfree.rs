@@ -134,7 +134,7 @@ impl LockFreeAccumulator {
                 if self.announcements.is_announced(at) {
                     // Put down before it is asked for: whoever is asked finds it here.
                     self.left.push(node);
-                    again |= !self.announcements.ask(at);
+                    again |= self.announcements.ask(at) == 0;
                     continue;
                 }
                 // SAFETY: BATCH-D: published, taken from the stack by us, and nobody copies (ANN-B).
@@ -159,12 +159,10 @@ impl LockFreeAccumulator {
     ) -> Option<R> {
         let mut back_off = BackOff::default();
         loop {
-            let mut told = false;
-            let node = lane.announce(slot, *full, &mut told);
-            if told {
+            let node = lane.announce(slot, *full, || {
                 *published = true;
                 self.withdrawn();
-            }
+            });
             // SAFETY: ANN-D: announced, and found in the tail after that.
             match reserve(unsafe { node?.as_ref() }) {
                 Ok(place) => return Some(place),
@@ -316,11 +314,12 @@ impl LockFreeAccumulator {
             return Err(AppendError::Closed);
         }
         if let Some(place) = self.reserve(lane, record, payload, published, &mut full) {
+            let place = place.hold(self);
             // Before the copy: a thread that is stopped there keeps no memory from others, and no forced close waiting (L7).
             drop(lease);
             drop(turn);
             drop(in_progress);
-            return Ok(self.fill(lane, place, record, reply, published));
+            return Ok(self.fill(lane, place.claim(), record, reply, published));
         }
         drop(in_progress);
         let appended = self.open(lane, record, reply, lease, now, published);
@@ -414,11 +413,11 @@ impl LockFreeAccumulator {
             let mut after = 0;
             if let Tail::Batch(current) = tail {
                 let current_node = NonNull::from(current);
-                match current.claim(record, record.payload_size()) {
+                match current.reserve(record, record.payload_size(), self) {
                     Ok(place) => {
                         drop(guard);
                         reply.callback = self.void(own);
-                        return Ok(self.fill(lane, place, record, reply, published));
+                        return Ok(self.fill(lane, place.claim(), record, reply, published));
                     }
                     Err(full) if full.finished => {
                         // Its callbacks may run if the sender is gone: not while we are pinned.

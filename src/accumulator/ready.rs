@@ -41,7 +41,7 @@ impl Ready {
             // Relaxed: the CAS releases it.
             entry.next_ready.store(head, Relaxed);
             step("ready.push");
-            // Release pairs with the Acquire of the sender's swap: it sees the batch with all that was copied into it. Should the swap come first, the CAS fails and the next round begins
+            // Release pairs with the Acquire of the sender's swap: it sees the batch with all that was copied into it and counted; for what is announced it looks afterwards. Should the swap come first, the CAS fails and the next round begins
             // a new stack.
             match self.0.compare_exchange_weak(head, node.as_ptr(), Release, Acquire) {
                 Ok(_) => return true,

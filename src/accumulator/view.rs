@@ -57,8 +57,8 @@ pub struct LockFreeView {
     pending: Vec<NonNull<Node>>,
     /// Empty but while it looks: for what has come off the ready stack, and was found open.
     finished: Vec<NonNull<Node>>,
-    /// Published, and announced by somebody who was asked to tell when he is done.
-    unsettled: Vec<NonNull<Node>>,
+    /// Published, and announced by those, a bit for each, who were asked to tell when they are done.
+    unsettled: Vec<(NonNull<Node>, u64)>,
     opened: Vec<NonNull<Node>>,
     queues: Queues,
     owners: Owners,
@@ -149,19 +149,23 @@ impl LockFreeView {
     fn settles(&mut self, node: NonNull<Node>) -> bool {
         // SAFETY: `known`.
         let at = unsafe { known(node) };
-        let announcements = &self.accumulator.announcements;
-        let settles = at.extra.own.is_some() || !announcements.is_announced(at) || !announcements.ask(at);
-        if !settles {
-            self.unsettled.push(node);
+        // What has an owner is nobody else's to announce.
+        let asked = if at.extra.own.is_some() { 0 } else { self.accumulator.announcements.ask(at) };
+        if asked != 0 {
+            self.unsettled.push((node, asked));
         }
-        settles
+        asked == 0
     }
 
     /// Adds to `settled` of what somebody was at work on that which nobody is any more.
     fn settle_again(&mut self, settled: &mut Vec<NonNull<Node>>) {
         let announcements = &self.accumulator.announcements;
-        // SAFETY: `known`.
-        settled.extend(self.unsettled.extract_if(.., |node| !announcements.ask_again(unsafe { known(*node) })));
+        let settles = |(node, asked): &mut (NonNull<Node>, u64)| {
+            // SAFETY: `known`.
+            *asked = announcements.asked(unsafe { known(*node) }, *asked);
+            *asked == 0
+        };
+        settled.extend(self.unsettled.extract_if(.., settles).map(|(node, _)| node));
     }
 
     /// Moves batches that were opened meanwhile to their lines.
@@ -673,9 +677,8 @@ impl SenderView for LockFreeView {
         self.accumulator.in_progress.await_none();
         // What they have left. Nothing is opened any more, so after this nothing is unfinished but copies under way.
         self.abort_all(error);
-        let mut last = self.accumulator.ready.close();
-        last.append(&mut self.unsettled);
-        for node in last {
+        let unsettled = self.unsettled.drain(..).map(|(node, _)| node);
+        for node in self.accumulator.ready.close().into_iter().chain(unsettled) {
             self.accumulator.leave(node);
         }
         self.accumulator.map.clear();

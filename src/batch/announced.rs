@@ -17,25 +17,29 @@
 //!
 //! | `asked` | means | left by |
 //! |---|---|---|
-//! | false | nobody waits for what was announced | the store of whoever takes what is published, having found the batch announced |
-//! | true | who withdraws is to say so | its thread's store, when it has withdrawn |
+//! | false | nobody waits for what is announced | the store of whoever takes what is published, having found the batch announced |
+//! | true | who withdraws is to say so | its thread's store, when it has withdrawn: the answer |
 //!
 //! # Invariants
 //! - **ANN-A** Only its thread changes `batch`. It reserves a place in a batch only between announcing and withdrawing it, by an exchange that releases the announcement; its copy lies before the withdrawal.
 //! - **ANN-B** Who has acquired the word of a batch that is sealed, and then finds it in no slot, has all that was copied by announcement, and nobody will copy more: a place that was reserved is released by the word, so the
 //!   look finds that announcement or what the thread stored later. One that finds the batch announced may be wrong about it: its thread may only be about to find the batch sealed.
-//! - **ANN-C** Who sets `asked`, passes the heavy barrier, and still finds the batch announced will be told: the withdrawal that he does not see lies before a light barrier behind which `asked` is found.
+//! - **ANN-C** Who has found the batch announced, has set `asked` there, has passed the heavy barrier, and still finds both, will be told: a withdrawal that he does not see lies before a light barrier behind which `asked` is found. If he
+//!   finds the batch and no `asked`, its thread has withdrawn since he looked first, and has announced it once more: it has no place there.
 //! - **ANN-D** A batch that has left the tail, once and for good, and that is in no slot after a heavy barrier since, is reached by no announcement any more: a thread whose announcement he does not see reads the tail behind the barrier, and finds another.
+//! - **ANN-E** Only those can have a place in a batch that is sealed who announce it at the first look after that. So those who were found then are asked once, and only of them it is waited until they have withdrawn.
 //!
 //! # The races that look dangerous
 //! - *Sealed while somebody is about to reserve*: the word decides. Reserved first, the announcement is seen (ANN-B). Sealed first, the reservation fails; he may be seen all the same, and withdraws soon.
 //! - *Withdrawn while it is asked*: ANN-C: either the asker sees it, or the thread does.
 //! - *Announced while it is freed*: ANN-D: the thread looks at the tail once more after it has announced.
-//! - *Asked, withdrawn, and announced by another meanwhile*: that one was not asked and will not tell; nor has he a place, since he came after a look at a sealed batch. So only those who were asked are looked at once more.
-//! - *Asked of one batch, answered for another*: `asked` is the slot's. It is answered once too often at worst; an announcement releases the answer to the one before, so an asker that finds the new one does not take the old flag for his.
+//! - *Asked, withdrawn, and announced by another meanwhile*: that one was not asked and will not tell; nor has he a place (ANN-E). So only those who were asked are looked at once more.
+//! - *Asked of one batch, answered for another*: `asked` is the slot's. One who has a place in the new batch has released his answers before by that reservation, so the asker's flag stands behind them.
+//! - *An answer to somebody else, under way when it is asked*: it may take back the flag that was just set, and the same batch be announced once more. The asker finds no flag (ANN-C), and waits for nothing.
 //!
 //! # Progress
-//! All wait-free. A thread that is stopped after it has announced a batch delays that batch, and what must follow it, as one that is stopped in its copy does (L7); and keeps its memory.
+//! All wait-free. A thread that is stopped after it has announced a batch keeps its memory; and if that is sealed then, delays it and what must follow it, as one that is stopped in its copy does (L7). (One that is stopped between its look at the tail and its announcement may come to name another batch, at the same
+//! address.)
 
 #![cfg_attr(not(any(crossbeam_loom, unlatched_shuttle)), allow(unreachable_pub, reason = "open to the models"))]
 
@@ -65,8 +69,8 @@ impl Slot {
     /// Announces the batch at `address`. It is safe to reach only if it is found once more where it was found, after this.
     #[inline(always)]
     pub fn announce(&self, address: usize) {
-        // Release pairs with the Acquire in `Announcements::is_announced`: who finds it finds our answer to what was asked before.
-        self.batch.store(address, Release);
+        // Relaxed: the reservation releases it (ANN-B); who finds it before that, or without one, waits for nothing that could be lost.
+        self.batch.store(address, Relaxed);
         // Between the announcement and the second look at the tail: pairs with the heavy one in `Announcements::now` (ANN-D).
         self.barrier.light();
     }
@@ -78,11 +82,11 @@ impl Slot {
         self.batch.store(NONE, Release);
         // Between the withdrawal and the look whether it was asked: pairs with the heavy one in `Announcements::ask` (ANN-C).
         self.barrier.light();
-        // Acquire pairs with the Release in `ask`: who was asked finds what the asker has put down before.
-        let asked = self.asked.load(Acquire);
+        // Relaxed: it only says that there is somebody to tell. What he has put down before he asked is found behind the barrier; or he finds us withdrawn behind his.
+        let asked = self.asked.load(Relaxed);
         if asked {
-            // Relaxed: the next announcement releases it.
-            self.asked.store(false, Relaxed);
+            // Release pairs with the Acquire in `Announcements::asked`: who finds the answer has what was copied.
+            self.asked.store(false, Release);
         }
         asked
     }
@@ -96,7 +100,7 @@ pub struct Announcements {
 }
 
 /// What was announced at one time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Announced(Vec<usize>);
 
 impl Announced {
@@ -129,7 +133,7 @@ impl Announcements {
     }
 
     fn announcing(&self, address: usize) -> impl Iterator<Item = (usize, &Slot)> {
-        // Acquire pairs with the Release of a withdrawal (ANN-B), and of an announcement: `asked` is not older than that.
+        // Acquire pairs with the Release of a withdrawal (ANN-B).
         self.slots.iter().map(|slot| &**slot).enumerate().filter(move |(_, slot)| slot.batch.load(Acquire) == address)
     }
 
@@ -139,36 +143,30 @@ impl Announcements {
         self.announcing(address(batch)).next().is_some()
     }
 
-    /// Asks those who are at work on `batch`, which is sealed, to tell when they are not any more: [`Slot::withdraw`] says so to them. Whether there is anybody who will (ANN-C).
-    pub fn ask<X>(&self, batch: &AtomicBatch<X>) -> bool {
-        let address = address(batch);
-        let mut asked = 0_u64;
-        for (at, slot) in self.announcing(address) {
-            // Release pairs with the Acquire in `withdraw`.
-            slot.asked.store(true, Release);
-            asked |= 1 << at;
+    /// Asks those who are at work on `batch`, which is sealed, to tell when they are not any more: [`Slot::withdraw`] says so to them. Who they are, a bit for each: 0 for nobody (ANN-C).
+    pub fn ask<X>(&self, batch: &AtomicBatch<X>) -> u64 {
+        batch.acquire();
+        let mut found = 0;
+        for (at, slot) in self.announcing(address(batch)) {
+            // Relaxed: the barrier below puts it before our second look; what is found by who reads it early, see `withdraw`.
+            slot.asked.store(true, Relaxed);
+            found |= 1 << at;
         }
-        if asked == 0 {
-            return false;
+        if found == 0 {
+            return 0;
         }
         // Pairs with the light one in `withdraw` (ANN-C).
         self.barrier.heavy();
-        // Of those who were asked: who has announced it since was not, and has no place (ANN-B).
-        self.announcing(address).any(|(at, _)| asked & 1 << at != 0)
+        self.asked(batch, found)
     }
 
-    /// [`Announcements::ask`] by the only one who asks, of a batch that he has asked of before: without a barrier while it is still asked.
-    pub fn ask_again<X>(&self, batch: &AtomicBatch<X>) -> bool {
-        // Relaxed: the caller's own store, unless it was answered: then the announcement that we have acquired released that. A flag that still stands was followed by a barrier, which lies before this look.
-        let mut found = false;
-        for (_, slot) in self.announcing(address(batch)) {
-            // Relaxed: as above.
-            if !slot.asked.load(Relaxed) {
-                return self.ask(batch);
-            }
-            found = true;
-        }
-        found
+    /// Which of those who were `asked` of `batch` have not withdrawn since (ANN-E).
+    pub fn asked<X>(&self, batch: &AtomicBatch<X>, asked: u64) -> u64 {
+        let still = |(at, slot): (usize, &Slot)| {
+            // Acquire pairs with the Release in `withdraw`: if it was answered, we have what was copied.
+            if asked & 1 << at != 0 && slot.asked.load(Acquire) { 1 << at } else { 0 }
+        };
+        self.announcing(address(batch)).map(still).sum()
     }
 
     /// What is announced now, of what had left the tail before (ANN-D).

@@ -1,38 +1,38 @@
 //! The open batch of the lock-free core: one word that many reserve in, copies side by side, and exactly one who publishes it.
 //!
 //! Kafka encodes each record under its partition's lock. Here an appender *reserves* a place by one CAS of the [`Word`](super::word::Word), *copies* its record there beside the
-//! others, and *commits* by taking itself out of the count of writers. *Sealing* sets one bit. Whoever makes the word say "sealed, and nobody copies" *publishes* the batch: one
-//! thread, since after the seal writers only become fewer.
+//! others, and *commits*: by withdrawing its [announcement](super::announced), or, if it is counted, by taking itself out of the count of writers. *Sealing* sets one bit. Whoever makes the word say "sealed, and nobody is counted" *publishes* the batch: one
+//! thread, since after the seal writers only become fewer. Who takes what is published looks for announcements first, and leaves it until they are withdrawn.
 //!
 //! Source: Kafka's `MemoryRecordsBuilder` for sizes and limits (BATCH-01 to BATCH-10); the protocol is that of log buffers with a count of writers.
 //!
 //! # State
 //! | word | means | left by |
 //! |---|---|---|
-//! | open, w writers | takes records | CAS of `reserve`: w + 1, longer, perhaps sealed at once; `fetch_sub` of a commit: w - 1; `fetch_or` of `seal` |
-//! | sealed, w > 0 | takes none, w copies under way | `fetch_sub` of a commit; the last of them publishes |
-//! | sealed, 0 | finished, owned by whoever made it so | never |
+//! | open, w writers | takes records | CAS of `reserve`: longer, w + 1 unless it is announced, perhaps sealed at once; `fetch_sub` of a counted commit: w - 1; `fetch_or` of `seal` |
+//! | sealed, w > 0 | takes none, w counted copies under way | `fetch_sub` of a commit; the last of them publishes |
+//! | sealed, 0 | finished but for announced copies, owned by whoever made it so | never |
 //!
 //! # Invariants
 //! - **BATCH-A** A place `[offset, offset + size)` belongs to the one whose CAS reserved it, until its commit. Places do not overlap: each begins where the word before the CAS ended.
 //! - **BATCH-B** After SEALED no place is reserved, and the writers only become fewer. So exactly one exchange makes the word "sealed, 0": that thread publishes.
-//! - **BATCH-C** Whoever has a place keeps the batch from being published, so it lives until the commit. After its commit nobody touches the batch by that right, unless it has
-//!   published.
-//! - **BATCH-D** `content` is taken once, by whom the batch was published to, or before it was ever shared. All copies, futures, callbacks happened before that.
+//! - **BATCH-C** Whoever has a place keeps the batch from being taken: from being published, if it is counted, from being taken by whom it is published to otherwise (ANN-B). So it lives until the commit. After its commit nobody touches the batch by
+//!   that right, unless it has published, or is about to since its own exchange has finished it.
+//! - **BATCH-D** `content` is taken once, by whom the batch was published to, when nobody announces it (ANN-B), or before it was ever shared. All copies, futures, callbacks happened before that.
 //! - **BATCH-E** What `begin` wrote - the first record, its timestamp, the limit - is never written again once the batch is shared.
 //!
 //! # Linearization points
 //! A record is in the batch from the CAS that reserved its place; its index is its place in the word's order. The batch takes no more from the exchange that set SEALED.
 //!
 //! # The races that look dangerous
-//! - *A reservation against the seal*: one word. Reserved first: the sealer finds a writer, and the writer publishes. Sealed first: the CAS fails, and the record goes elsewhere.
+//! - *A reservation against the seal*: one word. Reserved first: the sealer finds a writer, who publishes, or whoever takes the batch finds it announced. Sealed first: the CAS fails, and the record goes elsewhere.
 //! - *Two commits after the seal*: one of them is last in the word's order, finds one writer and publishes; the other finds two.
 //! - *Sealed twice*: only who finds SEALED clear and no writer publishes.
 //! - *A panic in the copy*: the [`Reservation`] is dropped without its commit. It marks the batch as failed and commits all the same: the batch is failed as a whole.
 //!
 //! # Orderings
-//! A commit releases what was copied; the exchange that publishes acquires. All other exchanges of the word lie between them in its order and hand the release on, whatever their own
-//! ordering, since they are read-modify-writes: so `reserve` needs none.
+//! A counted commit releases what was copied; the exchange that publishes acquires. All other exchanges of the word lie between them in its order and hand the release on, whatever their own
+//! ordering, since they are read-modify-writes: so a counted reservation needs none. An announced one releases the announcement by its exchange, and what was copied by its withdrawal (ANN-B).
 //!
 //! # Progress
 //! `reserve`: lock-free; who loses the exchange backs off for some microseconds, for the throughput of all. `seal`, commit: wait-free. Nobody waits for a copier but the batch itself.
@@ -165,7 +165,7 @@ impl<X> AtomicBatch<X> {
         created: Instant,
         extra: impl FnOnce(Watch) -> X,
     ) -> Self {
-        prefetch::first_of(lease.as_ptr().as_ptr());
+        prefetch::first_of(lease.as_ptr().as_ptr(), lease.len());
         let mut completer = Completer::new(topic_partition);
         let extra = extra(completer.watch());
         Self {
@@ -212,13 +212,20 @@ impl<X> AtomicBatch<X> {
 
     /// The place of a record of `payload` bytes in a batch that has come to `word`, if there is room.
     fn place(&self, word: Word, timestamp: i64, payload: usize) -> Option<Place> {
+        let (place, room) = self.measure(word, timestamp, payload);
+        room.then_some(place)
+    }
+
+    /// The place that a record would have, and whether there is room. Not an option, which would pass through memory.
+    #[inline(always)]
+    fn measure(&self, word: Word, timestamp: i64, payload: usize) -> (Place, bool) {
         let (index, offset) = (word.count(), word.length());
         let timestamp_delta = if index == 0 { 0 } else { timestamp.wrapping_sub(self.base_timestamp) };
         let body = body_size(index, timestamp_delta, payload);
         let size = record_size_for_body(body);
         let room = index == 0 || offset + size <= self.write_limit && index < MAX_COUNT && word.writers() < MAX_WRITERS;
         let fills = offset + size >= self.write_limit;
-        room.then_some(Place { index, offset, size, body, timestamp_delta, fills })
+        (Place { index, offset, size, body, timestamp_delta, fills }, room)
     }
 
     /// Puts the first record in, before the batch is shared. It always fits: if it outgrows the lease, the bytes lie outside of the pool (BATCH-02, BATCH-07). A batch that it
@@ -319,9 +326,10 @@ impl<X> AtomicBatch<X> {
         if word.sealed() {
             return Err(Failed::Full(Full { finished: false }));
         }
-        let Some(place) = self.place(word, record.timestamp, payload) else {
+        let (place, room) = self.measure(word, record.timestamp, payload);
+        if !room {
             return Err(Failed::Full(Full { finished: self.seal() }));
-        };
+        }
         let finishes = self.exchange(word, word.with(place.size), place.fills, slot)?;
         Ok(Claim { batch: NonNull::from(self), place, payload, slot, finishes })
     }
@@ -348,7 +356,7 @@ impl<X> AtomicBatch<X> {
     /// Ends appending. Whether it was this call that finished the batch: then it is the caller's, to publish or to take. Wait-free.
     pub fn seal(&self) -> bool {
         step("batch.seal");
-        // Acquire pairs with the Release of every commit so far: if nobody copies any more, the batch is ours, with all that was copied. If somebody does, nothing
+        // Acquire pairs with the Release of every commit so far: if nobody is counted any more, the batch is ours, with all that those copied. If somebody does, nothing
         // is read: the last of them publishes. It releases nothing of its own.
         let before = Word(self.word.fetch_or(SEALED, Acquire));
         !before.sealed() && before.writers() == 0
@@ -391,7 +399,7 @@ impl<X> AtomicBatch<X> {
         for (index, timestamp, callback) in self.callbacks.take() {
             completer.on_completion(index, timestamp, callback);
         }
-        // Relaxed, all three: written before commits, which happened before the batch was published to us (BATCH-D).
+        // Relaxed, all three: written before commits, which happened before the batch was taken (BATCH-D).
         let (max_timestamp, max_payload) = (self.max_timestamp.load(Relaxed), self.max_payload.load(Relaxed));
         let failed = self.failed.load(Relaxed);
         let batch = SealedBatch::new(Contents {
@@ -472,15 +480,7 @@ pub struct Reservation<'p, X, P: Publish<X>> {
     written: bool,
 }
 
-impl<X> Clone for Claim<'_, X> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<X> Copy for Claim<'_, X> {}
-
-impl<X, P: Publish<X>> Reservation<'_, X, P> {
+impl<'p, X, P: Publish<X>> Reservation<'p, X, P> {
     fn batch(&self) -> &AtomicBatch<X> {
         // SAFETY: BATCH-C: we have not committed.
         unsafe { self.claim.batch.as_ref() }
@@ -496,6 +496,13 @@ impl<X, P: Publish<X>> Reservation<'_, X, P> {
         self.claim.place.fills
     }
 
+    /// The place as plain data again.
+    pub fn claim(self) -> Claim<'p, X> {
+        let this = std::mem::ManuallyDrop::new(self);
+        let &Claim { batch, place, payload, slot, finishes } = &this.claim;
+        Claim { batch, place, payload, slot, finishes }
+    }
+
     /// Copies `record`, which must be the one that the place was reserved for.
     #[inline]
     pub fn write(&mut self, record: &Record<'_>) {
@@ -504,9 +511,9 @@ impl<X, P: Publish<X>> Reservation<'_, X, P> {
         self.batch().witness.write(index);
         // SAFETY: BATCH-A: these bytes are ours, and lie within the memory: only the first record may reach beyond the limit.
         let place = unsafe { std::slice::from_raw_parts_mut(self.batch().memory.as_ptr().add(offset), size) };
-        prefetch::ahead_of(place.as_ptr(), size);
-        encode_record_sized(place, body, index, timestamp_delta, record);
         let batch = self.batch();
+        prefetch::ahead_of(batch.memory.as_ptr(), batch.write_limit, offset, size);
+        encode_record_sized(place, body, index, timestamp_delta, record);
         // Relaxed: our commit releases it. A maximum that another has raised meanwhile stays.
         if batch.max_timestamp.load(Relaxed) < record.timestamp {
             // Relaxed: as above.
@@ -548,7 +555,7 @@ impl<X, P: Publish<X>> Reservation<'_, X, P> {
             self.batch().failed.store(true, Relaxed);
         }
         step("batch.commit");
-        let Claim { batch, slot, finishes, .. } = self.claim;
+        let &Claim { batch, slot, finishes, .. } = &self.claim;
         if let Some(slot) = slot {
             let told = slot.withdraw();
             if finishes {

@@ -19,14 +19,14 @@ mod word;
 pub use atomic::OwnedBatch;
 // Their users keep invariants that types cannot say: they are the crate's own, and its models'.
 #[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
-pub(crate) use announced::{Announcements, Slot};
+pub(crate) use announced::{Announced, Announcements, Slot};
 #[cfg(any(crossbeam_loom, unlatched_shuttle))]
 #[doc(hidden)]
-pub use announced::{Announcements, Slot};
-#[cfg(any(crossbeam_loom, unlatched_shuttle))]
-pub use atomic::{AtomicBatch, Claim, Filled, Full, Publish, Refusal, Reservation, Run};
+pub use announced::{Announced, Announcements, Slot};
 #[cfg(not(any(crossbeam_loom, unlatched_shuttle)))]
 pub(crate) use atomic::{AtomicBatch, Claim, Filled, Full, Publish, Refusal, Run};
+#[cfg(any(crossbeam_loom, unlatched_shuttle))]
+pub use atomic::{AtomicBatch, Claim, Filled, Full, Publish, Refusal, Run};
 pub use completion::{
     Callback, Completer, Completion, FinalState, RecordErrors, RecordFuture, RecordMetadata, RecordResult, Watch,
 };

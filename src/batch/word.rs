@@ -9,7 +9,7 @@
 
 /// The batch takes no more records. Never cleared.
 pub(super) const SEALED: u64 = 1 << 63;
-/// One record that is being copied.
+/// One record that is being copied, of those that are counted.
 pub(super) const WRITER: u64 = 1 << 52;
 
 const WRITERS: u64 = (1 << 11) - 1;
@@ -54,7 +54,7 @@ impl Word {
         Self(self.0 + (1 << COUNT_SHIFT) + size as u64)
     }
 
-    /// With one more who copies.
+    /// With one more who copies and is counted.
     pub(super) const fn copied_by_one_more(self) -> Self {
         Self(self.0 + WRITER)
     }

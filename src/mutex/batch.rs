@@ -97,9 +97,8 @@ impl MutexBatch {
             }
             (None, Some(grown)) => _ = encode(&mut grown.bytes[self.len..]),
             (None, None) => {
-                let memory = &mut self.lease[self.len..];
-                prefetch::ahead_of(memory.as_ptr(), size);
-                encode(memory);
+                prefetch::ahead_of(self.lease.as_ptr().as_ptr(), self.lease.len(), self.len, size);
+                encode(&mut self.lease[self.len..]);
             }
         }
         self.len += size;
@@ -164,7 +163,7 @@ impl MutexBatch {
 
 impl OpenBatch for MutexBatch {
     fn open(topic_partition: TopicPartition, id: u64, lease: Lease, created: Instant) -> Self {
-        prefetch::first_of(lease.as_ptr().as_ptr());
+        prefetch::first_of(lease.as_ptr().as_ptr(), lease.len());
         Self {
             completer: Completer::new(topic_partition.clone()),
             topic_partition,

@@ -68,12 +68,15 @@ impl<X> AtomicBatch<X> {
     #[inline(always)]
     pub unsafe fn fill(&self, record: &Record<'_>, payload: usize, reply: &mut Reply) -> Filled {
         let word = self.load().without_writers();
-        let Some(place) = self.place(word, record.timestamp, payload) else { return Filled::Full };
+        let (place, room) = self.measure(word, record.timestamp, payload);
+        if !room {
+            return Filled::Full;
+        }
         step("batch.fill");
         self.witness.write(place.index);
         // SAFETY: BATCH-F: nobody else writes; the place lies within the memory, since only the first record may reach beyond the limit.
         let memory = unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().add(place.offset), place.size) };
-        prefetch::ahead_of(memory.as_ptr(), place.size);
+        prefetch::ahead_of(self.memory.as_ptr(), self.write_limit, place.offset, place.size);
         encode_record_sized(memory, place.body, place.index, place.timestamp_delta, record);
         if let Some(callback) = reply.callback.take()
             && let Err(callback) = self.callbacks.push(place.index, record.timestamp, callback)
