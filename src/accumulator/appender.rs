@@ -34,13 +34,15 @@ use crate::error::{AppendError, TopicPartition};
 use crate::pool::BufferPool;
 use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::Instant;
-use crate::primitive::{epoch, step};
+use crate::primitive::{epoch, step, thread};
 use crate::record::{Record, batch_size_upper_bound, valid_payload_size};
 
 /// Batches that an appender fills by itself to earn a lane.
 const EARN: u32 = 2;
 /// For judging whether a lane is worth its while, no linger is shorter than this.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
+/// Times that an owner lets others run before it waits in line for memory.
+const GIVES_WAY: u32 = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
 /// Partitions that an appender looks after.
 const SLOTS: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 2 } else { 256 };
 /// Slots at which a partition can be.
@@ -238,6 +240,23 @@ impl LockFreeAccumulator {
         }
     }
 
+    /// Where memory has run out and nobody waits for it yet: lets others run, the sender above all, which brings memory back. Who stands in line is to be woken for each batch, by whoever frees one; that takes as long as filling it. What is left of `max_block`.
+    fn give_way(&self, size: usize, max_block: Duration) -> Duration {
+        let over = || self.pool.available() >= size as u64 || self.pool.queued() > 0;
+        if GIVES_WAY == 0 || max_block.is_zero() || over() {
+            return max_block;
+        }
+        let began = self.clock.now();
+        for _ in 0..GIVES_WAY {
+            thread::yield_now();
+            if over() {
+                break;
+            }
+        }
+        // Not nothing, which would be to look once and not to wait.
+        max_block.saturating_sub(self.clock.now().saturating_since(began)).max(Duration::from_nanos(1))
+    }
+
     /// Opens a batch in `own` with `record` in it. `None` if the lane was given up.
     #[cold]
     fn open_owned(
@@ -256,7 +275,8 @@ impl LockFreeAccumulator {
         let size = self.batch_size().max(batch_size_upper_bound(record));
         let in_progress = self.in_progress.begin();
         step("appender.allocate");
-        let lease = self.pool.allocate_telling(size, may_wait(max_block), || self.wake_sender())?.erase();
+        let max_block = self.give_way(size, may_wait(max_block));
+        let lease = self.pool.allocate_telling(size, max_block, || self.wake_sender())?.erase();
         let now = self.clock.now();
         drop(in_progress);
         let lane = &own.lane.lane;
@@ -619,6 +639,29 @@ mod tests {
     fn owned_lanes(accumulator: &LockFreeAccumulator) -> usize {
         // Relaxed: one thread, as for the rest of these tests.
         accumulator.owned_lanes.load(Relaxed)
+    }
+
+    #[test]
+    fn an_owner_who_gives_way_waits_no_longer_than_he_may_and_takes_what_comes() {
+        let mut scene = Scene::new(64);
+        let accumulator = Arc::clone(&scene.accumulator);
+        let mut appender = accumulator.appender();
+        assert_eq!(scene.fill(&mut appender), 1);
+        let partition = accumulator.partition(&TopicPartition::new("t", 0));
+        let value = [b'x'; BATCH / 2];
+        let record = Record { timestamp: 7, value: Some(&value), ..Record::default() };
+        let all = accumulator.pool.available() as usize;
+        let held = accumulator.pool.allocate(all, Duration::ZERO).expect("it is all there");
+        // Fills up what is open; then there is no memory.
+        let mut append = |max_block| appender.append(&partition, &record, Reply::IGNORE, max_block);
+        while append(Duration::ZERO).is_ok() {}
+        let began = accumulator.clock.now();
+        let error = append(Duration::from_millis(60)).map(drop).expect_err("nobody frees any");
+        assert!(matches!(error, AppendError::Pool(_)), "{error:?}");
+        let waited = accumulator.clock.now().saturating_since(began);
+        assert!(waited >= Duration::from_millis(60) && waited < Duration::from_secs(20), "{waited:?}");
+        drop(held);
+        assert!(append(Duration::ZERO).is_ok(), "there is room");
     }
 
     #[test]

@@ -177,3 +177,62 @@ impl Announcements {
         Announced(self.slots.iter().map(|slot| slot.batch.load(Acquire)).filter(|at| *at != NONE).collect())
     }
 }
+
+#[cfg(all(test, not(any(crossbeam_loom, unlatched_shuttle))))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::TopicPartition;
+    use crate::pool::{AtomicPool, BufferPool};
+    use crate::primitive::clock::{Instant, ManualClock};
+
+    fn batch() -> AtomicBatch<()> {
+        let pool = AtomicPool::new(1 << 10, 1 << 10, ManualClock::at(0));
+        let lease = pool.allocate(100, Duration::ZERO).expect("there is enough").erase();
+        AtomicBatch::new(TopicPartition::new("t", 0), lease, Instant::ZERO, |_| ())
+    }
+
+    #[test]
+    fn a_number_is_one_threads_while_that_lives_and_then_anothers() {
+        let own = thread::slot().expect("it does not end");
+        assert_eq!(thread::slot(), Some(own));
+        // More than there are slots, one after the other: each has a number that is free.
+        let numbers: Vec<_> = (0..4 * SLOTS)
+            .map(|_| std::thread::spawn(|| thread::slot().expect("it does not end")).join().expect("it does not panic"))
+            .collect();
+        assert!(numbers.iter().all(|number| *number != own), "it is ours");
+        // Tests beside this one take numbers, too.
+        let distinct: std::collections::BTreeSet<_> = numbers.iter().collect();
+        assert!(distinct.len() < numbers.len() / 2, "they are given again: {distinct:?}");
+    }
+
+    #[test]
+    fn who_has_announced_a_batch_has_no_slot_for_another() {
+        let (announcements, batch) = (Announcements::default(), batch());
+        let Some(slot) = announcements.own() else { return };
+        slot.announce(address(&batch));
+        assert!(announcements.own().is_none(), "he goes the counted way");
+        assert!(announcements.now().contains(&batch));
+        assert!(!slot.withdraw(), "nobody has asked");
+        assert!(announcements.own().is_some());
+        assert!(!announcements.now().contains(&batch));
+    }
+
+    #[test]
+    fn who_was_asked_is_told_of_once_and_waited_for_until_then() {
+        let (announcements, batch) = (Announcements::default(), batch());
+        let Some(slot) = announcements.own() else { return };
+        assert_eq!(announcements.ask(&batch), 0, "nobody is at work on it");
+        slot.announce(address(&batch));
+        let asked = announcements.ask(&batch);
+        assert_eq!(asked.count_ones(), 1);
+        assert_eq!(announcements.asked(&batch, asked), asked);
+        assert!(slot.withdraw(), "he tells");
+        assert_eq!(announcements.asked(&batch, asked), 0);
+        // The same batch once more: he was not asked of that, and has no place.
+        slot.announce(address(&batch));
+        assert_eq!(announcements.asked(&batch, asked), 0);
+        assert!(!slot.withdraw(), "he has told");
+    }
+}
