@@ -62,6 +62,8 @@ const NONE: usize = 0;
 pub struct Slot {
     batch: AtomicUsize,
     asked: AtomicBool,
+    /// Whether the slots up to it are looked at. Its thread's.
+    known: AtomicBool,
     barrier: Barrier,
 }
 
@@ -96,6 +98,8 @@ impl Slot {
 #[derive(Debug)]
 pub struct Announcements {
     slots: Box<[CachePadded<Slot>]>,
+    /// How many of them were ever used, from the first on.
+    used: AtomicUsize,
     barrier: Barrier,
 }
 
@@ -118,8 +122,11 @@ fn address<X>(batch: &AtomicBatch<X>) -> usize {
 impl Default for Announcements {
     fn default() -> Self {
         let barrier = Barrier::get();
-        let slot = |_| CachePadded::new(Slot { batch: AtomicUsize::new(NONE), asked: AtomicBool::new(false), barrier });
-        Self { slots: (0..SLOTS).map(slot).collect(), barrier }
+        let slot = |_| {
+            let (asked, known) = (AtomicBool::new(false), AtomicBool::new(false));
+            CachePadded::new(Slot { batch: AtomicUsize::new(NONE), asked, known, barrier })
+        };
+        Self { slots: (0..SLOTS).map(slot).collect(), used: AtomicUsize::new(0), barrier }
     }
 }
 
@@ -127,14 +134,33 @@ impl Announcements {
     /// The calling thread's slot, if it has one that is free.
     #[inline(always)]
     pub fn own(&self) -> Option<&Slot> {
-        let slot = self.slots.get(thread::slot()?)?;
+        let at = thread::slot()?;
+        let slot = self.slots.get(at)?;
         // Relaxed: the thread's own.
+        if !slot.known.load(Relaxed) {
+            self.make_known(at);
+        }
+        // Relaxed: as above.
         (slot.batch.load(Relaxed) == NONE).then_some(&**slot)
+    }
+
+    #[cold]
+    fn make_known(&self, at: usize) {
+        // Relaxed: found by whoever finds the announcement that follows, by the same release and the same barriers.
+        self.used.fetch_max(at + 1, Relaxed);
+        // Relaxed: the thread's own.
+        self.slots[at].known.store(true, Relaxed);
+    }
+
+    /// Those that can hold an announcement.
+    fn used(&self) -> &[CachePadded<Slot>] {
+        // Relaxed: see `make_known`.
+        &self.slots[..self.used.load(Relaxed)]
     }
 
     fn announcing(&self, address: usize) -> impl Iterator<Item = (usize, &Slot)> {
         // Acquire pairs with the Release of a withdrawal (ANN-B).
-        self.slots.iter().map(|slot| &**slot).enumerate().filter(move |(_, slot)| slot.batch.load(Acquire) == address)
+        self.used().iter().map(|slot| &**slot).enumerate().filter(move |(_, slot)| slot.batch.load(Acquire) == address)
     }
 
     /// Whether somebody is, or may be, at work on `batch`, which is sealed (ANN-B).
@@ -174,7 +200,7 @@ impl Announcements {
         // Pairs with the light one in `announce`.
         self.barrier.heavy();
         // Acquire: who frees a batch that is not here any more comes after all that was done with it.
-        Announced(self.slots.iter().map(|slot| slot.batch.load(Acquire)).filter(|at| *at != NONE).collect())
+        Announced(self.used().iter().map(|slot| slot.batch.load(Acquire)).filter(|at| *at != NONE).collect())
     }
 }
 
