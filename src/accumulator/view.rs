@@ -47,7 +47,7 @@ use owned::Owners;
 use queues::{Place, Queues};
 
 /// Batches that are over and may stay linked, beside as many as are not.
-const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 128 };
+const FEW: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 64 };
 
 /// The lock-free sender's face.
 pub struct LockFreeView {
