@@ -17,6 +17,7 @@ impl Default for BackOff {
 
 /// Spin hints of the first wait, and of the longest: 12 and 50 microseconds where a hint takes 24 ns.
 const FIRST: u32 = 512;
+#[cfg_attr(any(crossbeam_loom, unlatched_shuttle), allow(dead_code, reason = "as above"))]
 const LONGEST: u32 = 2_048;
 
 impl BackOff {

@@ -18,7 +18,7 @@ use super::broker::{SimBroker, World};
 use super::ledger::Ledger;
 use super::plan::{Hears, Item, Plan};
 use super::tally::Tally;
-use crate::accumulator::{Accumulator, Appender};
+use crate::accumulator::{Accumulator, AppendedMany, Appender};
 use crate::batch::{RecordResult, Reply};
 use crate::error::{AppendError, FlushError};
 use crate::pool::PoolError;
@@ -184,7 +184,8 @@ impl<A: Accumulator> Scene<A> {
 
     fn append_all(&self, items: Vec<Item>, owns: bool) {
         let mut appender = owns.then(|| self.accumulator.appender());
-        for item in items {
+        let mut items = items.into_iter().peekable();
+        while let Some(item) = items.next() {
             let Item::Append { appender: by, partition, len, hears, max_block, before, stop } = item else { continue };
             if !before.is_zero() {
                 sim::sleep(before);
@@ -193,15 +194,36 @@ impl<A: Accumulator> Scene<A> {
                 sim::pause_at(step, duration);
             }
             let timestamp = self.clock.unix_millis();
-            let number = self.ledger.lock().begin(by, owns, partition, len, hears, timestamp);
-            let value = self.ledger.lock().entries[number].value.clone();
-            let record = Record { timestamp, value: Some(&value), ..Record::default() };
-            let reply = self.reply(number, hears);
+            let begin = |len| {
+                let number = self.ledger.lock().begin(by, owns, partition, len, hears, timestamp);
+                (number, self.ledger.lock().entries[number].value.clone())
+            };
+            let (number, value) = begin(len);
+            // Those that follow at once and can go with it are appended by the same call.
+            let mut run = vec![(number, value)];
+            if matches!(hears, Hears::Nobody | Hears::Future) {
+                while let Some(Item::Append { len, .. }) = items.next_if(|next| next.goes_with(partition, hears)) {
+                    run.push(begin(len));
+                }
+            }
+            let records: Vec<_> =
+                run.iter().map(|(_, value)| Record { timestamp, value: Some(value), ..Record::default() }).collect();
             let partition = &self.partitions[partition as usize];
             let began = self.clock.now();
-            let appended = match &mut appender {
-                Some(own) => own.append(partition, &record, reply, max_block),
-                None => self.accumulator.append(partition, &record, reply, max_block),
+            let appended = match (&mut appender, &*records) {
+                (Some(own), [record]) => own.append(partition, record, self.reply(number, hears), max_block),
+                (None, [record]) => self.accumulator.append(partition, record, self.reply(number, hears), max_block),
+                (_, records) => {
+                    let futures = hears == Hears::Future;
+                    let done = match &mut appender {
+                        Some(own) => own.append_many(partition, records, futures, max_block),
+                        None => self.accumulator.append_many(partition, records, futures, max_block),
+                    };
+                    self.tally.lock().fault("several-at-once");
+                    self.end_many(&run, done);
+                    self.last_append.set(self.clock.now());
+                    continue;
+                }
             };
             self.last_append.set(self.clock.now());
             if let Some((step, duration)) = stop
@@ -225,6 +247,21 @@ impl<A: Accumulator> Scene<A> {
                     }
                 }
             }
+        }
+    }
+
+    /// What came of several that were appended at once.
+    fn end_many(&self, run: &[(usize, Vec<u8>)], done: AppendedMany) {
+        let wake = done.must_wake_sender();
+        let mut futures = done.futures.into_iter();
+        for (at, (number, _)) in run.iter().enumerate() {
+            self.ledger.lock().end(*number, (at < done.accepted).then(|| futures.next()));
+        }
+        if matches!(done.refused, Some(AppendError::Pool(PoolError::Exhausted { .. }))) {
+            self.tally.lock().fault("pool-exhausted");
+        }
+        if wake {
+            self.sender.wake();
         }
     }
 

@@ -80,6 +80,11 @@ pub(super) enum Item {
 }
 
 impl Item {
+    /// Whether it is an append to `partition`, to be heard of as by `hears`, that comes at once and is not stopped: it can be appended by the call of the one before.
+    pub(super) fn goes_with(&self, partition: i32, hears: Hears) -> bool {
+        matches!(self, Self::Append { partition: to, hears: by, before: Duration::ZERO, stop: None, .. } if (*to, *by) == (partition, hears))
+    }
+
     /// Whether a batch may come again until it expires, by no fault of anybody's.
     pub(super) fn may_go_on(&self) -> bool {
         matches!(self, Self::Forget { .. })

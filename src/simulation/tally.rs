@@ -38,6 +38,7 @@ pub(super) const KINDS: &[&str] = &[
     "close-in-callback",
     "stopped-appender",
     "stopped-in-copy",
+    "several-at-once",
 ];
 
 /// What was counted. See [`crate::simulation::Tally`] for what is what.
