@@ -58,7 +58,7 @@
 //!
 //! # Where it runs
 //!
-//! On targets with 64-bit atomics; others are refused by the compiler. Where the kernel has no `membarrier`, an owned lane pays for a full fence on each record ([`primitive::barrier`]).
+//! On targets with 64-bit atomics; others are refused by the compiler. Where the kernel has no `membarrier`, an append pays for two full fences, on owned lanes and on shared ones ([`primitive::barrier`]).
 //!
 //! # Where to read on
 //!

@@ -6,6 +6,7 @@
 //! - A [`Lane`](super::lane) for each partition, in the map: its tail is the batch that takes records.
 //! - The [`Books`](super::books) of unfinished batches: entered by whoever opens one, struck out by the sender.
 //! - The [`Ready`](super::ready) stack: finished batches on their way to the sender.
+//! - [`Announcements`] of who is at work on which batch; what was published when the sender was gone, and is announced still, is in `left`.
 //! - [`OwnedLane`](super::owned)s of [`LockFreeAppender`]s, whose batches stand in the same books and go to the same stack.
 //! - What only the sender needs is in [`LockFreeView`](super::view::LockFreeView), in plain collections.
 //!
@@ -16,7 +17,7 @@
 //!    books, and open it by a CAS of the tail. Who loses that race has found an open batch.
 //!
 //!    Of those who find no room one at a time does so: [`Openers`](super::opener).
-//! 3. Several records at once: as many as there is room for by one CAS and one subtraction; where there is none, the next one by itself, as above.
+//! 3. Several records at once: as many as there is room for by one announcement and one CAS (counted: one CAS and one subtraction); where there is none, the next one by itself, as above.
 //!
 //! # Linearization points
 //! A record is accepted where its place is reserved, or where its batch comes into the tail.

@@ -2,12 +2,12 @@
 //!
 //! A thread that is about to append to a shared batch stores the batch's address in its own slot, makes sure that the batch is still the one that takes records, reserves its place by one CAS of the batch's word, copies, and
 //! stores 0. Nobody else writes there, so that is all: no pin that keeps the batch from being freed, and no second exchange that says that the copy is over. Who needs to know - the sender, before it takes a
-//! batch that is sealed, and before it frees one - reads the slots of all.
+//! batch that is sealed, and before it frees one; when it is gone, whoever withdraws - reads the slots that were ever used.
 //!
-//! The announcements are hazard pointers (M. M. Michael, IEEE TPDS 2004) with the fence on the other side (P. E. McKenney and others, `membarrier`, as in Folly and liburcu), which also say that a copy is under way.
+//! The announcements are hazard pointers (M. M. Michael, IEEE TPDS 2004) with the fence on the other side (P. E. McKenney and others, `membarrier`, as in Folly and liburcu), which also say that a copy is under way. Light and heavy barrier: [`crate::primitive::barrier`].
 //!
 //! # State
-//! A slot belongs to the thread of its number, while that lives ([`thread::slot`]). A thread without a number, or one of which a callback's destructor appends while it has announced a batch, appends by the counted way: pinned, with itself in the word as one who copies. So does whoever
+//! A slot belongs to the thread of its number, while that lives ([`thread::slot`]). A thread without a number, or one in which a callback's destructor appends while the thread has a batch announced, appends by the counted way: pinned, with itself in the word as one who copies. So does whoever
 //! opens a batch.
 //!
 //! | `batch` of a slot | means | left by |

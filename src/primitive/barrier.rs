@@ -1,4 +1,4 @@
-//! A full barrier between two sides of which one passes it for every record, and the other a few times a second.
+//! A full barrier between two sides of which one passes it for every record, and the other a few times a second, or once for some batches.
 //!
 //! Where two threads each announce themselves and then look at the other's announcement, one of them must see the other's: between the store and the load each needs a full fence. [`Barrier`] lets the
 //! frequent side pay next to nothing: its [`light`](Barrier::light) barrier only keeps the compiler from moving accesses, and the rare side's [`heavy`](Barrier::heavy) one has the kernel run a full fence on every processor

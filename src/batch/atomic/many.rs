@@ -1,6 +1,6 @@
 //! Several records by one reservation: those of a run that fit lie side by side, and are copied and committed as one.
 //!
-//! The word counts a run as so many records and *one* writer: everything that [`super`] says of a place holds for a run of them. Where the CAS fails the run is measured anew, since the records' sizes depend on their indices.
+//! The word counts a run as so many records and, unless it is announced, *one* writer: everything that [`super`] says of a place holds for a run of them. Where the CAS fails the run is measured anew, since the records' sizes depend on their indices.
 
 use std::ptr::NonNull;
 
