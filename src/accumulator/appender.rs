@@ -31,7 +31,7 @@ use super::owned::{OwnedLane, Refused, State};
 use super::{Accumulator, Appended, AppendedMany, Appender};
 use crate::batch::{AtomicBatch, Filled, Publish, Reply, may_wait};
 use crate::error::{AppendError, TopicPartition};
-use crate::pool::BufferPool;
+use crate::pool::{BufferPool, PoolError};
 use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::Instant;
 use crate::primitive::{epoch, step, thread};
@@ -243,9 +243,11 @@ impl LockFreeAccumulator {
     /// Where memory has run out and nobody waits for it yet: lets others run, the sender above all, which brings memory back. Who stands in line is to be woken for each batch, by whoever frees one; that takes as long as filling it. What is left of `max_block`.
     fn give_way(&self, size: usize, max_block: Duration) -> Duration {
         let over = || self.pool.available() >= size as u64 || self.pool.queued() > 0;
-        if GIVES_WAY == 0 || max_block.is_zero() || over() {
+        if GIVES_WAY == 0 || max_block < SHORTEST || size as u64 > self.pool.total() || over() {
             return max_block;
         }
+        // What is part-filled brings memory, too (ACC-21).
+        self.wake_sender();
         let began = self.clock.now();
         for _ in 0..GIVES_WAY {
             thread::yield_now();
@@ -254,7 +256,7 @@ impl LockFreeAccumulator {
             }
         }
         // Not nothing, which would be to look once and not to wait.
-        max_block.saturating_sub(self.clock.now().saturating_since(began)).max(Duration::from_nanos(1))
+        max_block.saturating_sub(self.clock.now().saturating_since(began)).max(SHORTEST)
     }
 
     /// Opens a batch in `own` with `record` in it. `None` if the lane was given up.
@@ -275,8 +277,16 @@ impl LockFreeAccumulator {
         let size = self.batch_size().max(batch_size_upper_bound(record));
         let in_progress = self.in_progress.begin();
         step("appender.allocate");
-        let max_block = self.give_way(size, may_wait(max_block));
-        let lease = self.pool.allocate_telling(size, max_block, || self.wake_sender())?.erase();
+        let max_block = may_wait(max_block);
+        // Of the caller's time, not of what was left of it.
+        let in_all = |error| match error {
+            PoolError::Exhausted { requested, available, .. } => {
+                PoolError::Exhausted { requested, available, max_block }
+            }
+            error => error,
+        };
+        let left = self.give_way(size, max_block);
+        let lease = self.pool.allocate_telling(size, left, || self.wake_sender()).map_err(in_all)?.erase();
         let now = self.clock.now();
         drop(in_progress);
         let lane = &own.lane.lane;
@@ -657,7 +667,8 @@ mod tests {
         while append(Duration::ZERO).is_ok() {}
         let began = accumulator.clock.now();
         let error = append(Duration::from_millis(60)).map(drop).expect_err("nobody frees any");
-        assert!(matches!(error, AppendError::Pool(_)), "{error:?}");
+        let asked = Duration::from_millis(60);
+        assert!(matches!(error, AppendError::Pool(PoolError::Exhausted { max_block, .. }) if max_block == asked));
         let waited = accumulator.clock.now().saturating_since(began);
         assert!(waited >= Duration::from_millis(60) && waited < Duration::from_secs(20), "{waited:?}");
         drop(held);

@@ -129,6 +129,8 @@ impl Lane {
             let now = self.tail.load(Acquire, guard);
             // Not a number that looks like the address.
             if now.tag() & EMPTIED == 0 && now.with_tag(0) == tail.with_tag(0) {
+                // The same address; but it may be that of another batch since the first look, so by the pointer of the second.
+                let batch = NonNull::new(now.with_tag(0).as_raw().cast_mut())?;
                 // SAFETY: ANN-D.
                 unsafe { batch.as_ref() }.extra.kept();
                 return Some(batch);

@@ -147,6 +147,14 @@ impl LockFreeAccumulator {
         }
     }
 
+    /// Tells that an announcement was withdrawn which somebody has asked about: at once, since the caller may be stopped before it comes to say so (L7).
+    #[cold]
+    fn tell(&self, published: &mut bool) {
+        *published = true;
+        self.withdrawn();
+        self.wake_sender();
+    }
+
     /// What `reserve` reserves in the batch in the tail, announced in `slot`. `published` becomes true if the sender is to be woken. A batch at `full` is not announced, and one that is found full comes to stand there: so that who waits for the
     /// next one to be opened does not delay it. (Should another come to lie at the same address, it is found by whoever opens, who looks at the tail without this.)
     #[inline(always)]
@@ -160,17 +168,13 @@ impl LockFreeAccumulator {
     ) -> Option<R> {
         let mut back_off = BackOff::default();
         loop {
-            let node = lane.announce(slot, *full, || {
-                *published = true;
-                self.withdrawn();
-            });
+            let node = lane.announce(slot, *full, || self.tell(published));
             // SAFETY: ANN-D: announced, and found in the tail after that.
             match reserve(unsafe { node?.as_ref() }) {
                 Ok(place) => return Some(place),
                 Err(refusal) => {
                     if slot.withdraw() {
-                        *published = true;
-                        self.withdrawn();
+                        self.tell(published);
                     }
                     match refusal {
                         Refusal::Full(found) => {

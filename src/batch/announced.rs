@@ -34,7 +34,7 @@
 //! - *Withdrawn while it is asked*: ANN-C: either the asker sees it, or the thread does.
 //! - *Announced while it is freed*: ANN-D: the thread looks at the tail once more after it has announced.
 //! - *Asked, withdrawn, and announced by another meanwhile*: that one was not asked and will not tell; nor has he a place (ANN-E). So only those who were asked are looked at once more.
-//! - *Asked of one batch, answered for another*: `asked` is the slot's. One who has a place in the new batch has released his answers before by that reservation, so the asker's flag stands behind them.
+//! - *Asked of one batch, answered for another*: `asked` is the slot's. An announcement releases the answers that were given before it, so who has found the new one has his flag behind them.
 //! - *An answer to somebody else, under way when it is asked*: it may take back the flag that was just set, and the same batch be announced once more. The asker finds no flag (ANN-C), and waits for nothing.
 //!
 //! # Progress
@@ -71,8 +71,8 @@ impl Slot {
     /// Announces the batch at `address`. It is safe to reach only if it is found once more where it was found, after this.
     #[inline(always)]
     pub fn announce(&self, address: usize) {
-        // Relaxed: the reservation releases it (ANN-B); who finds it before that, or without one, waits for nothing that could be lost.
-        self.batch.store(address, Relaxed);
+        // Release pairs with the Acquire in `Announcements::announcing`: who finds another batch here has what was copied into the one before, and who finds this one has the answer that was given before it. (That it was announced is released by the reservation.)
+        self.batch.store(address, Release);
         // Between the announcement and the second look at the tail: pairs with the heavy one in `Announcements::now` (ANN-D).
         self.barrier.light();
     }
@@ -159,7 +159,7 @@ impl Announcements {
     }
 
     fn announcing(&self, address: usize) -> impl Iterator<Item = (usize, &Slot)> {
-        // Acquire pairs with the Release of a withdrawal (ANN-B).
+        // Acquire pairs with the Release of a withdrawal, and of the announcement after it (ANN-B).
         self.used().iter().map(|slot| &**slot).enumerate().filter(move |(_, slot)| slot.batch.load(Acquire) == address)
     }
 
