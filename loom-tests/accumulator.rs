@@ -183,14 +183,25 @@ pub(crate) fn lanes(
 }
 
 fn double_open() -> Check {
+    opening("lane_double_open", |_| ())
+}
+
+/// Two open a lane, each of them first what `be` makes of him.
+pub(crate) fn opening(name: &str, be: fn(usize)) -> Check {
+    let append = move |slot, name| {
+        move |scene: &Arc<Scene>| {
+            be(slot);
+            scene.append(name).into()
+        }
+    };
     lanes(
-        "lane_double_open",
+        name,
         "of two who open, one wins; the other's memory goes back, its record does not get lost",
         Bound::Preemptions(2),
         Scene::new,
     )
-    .role("a", |scene: &Arc<Scene>| scene.append("a").into())
-    .role("b", |scene| scene.append("b").into())
+    .role("a", append(0, "a"))
+    .role("b", append(1, "b"))
     .expect(
         |scene, results| {
             assert_eq!(results, ["in", "in"]);
@@ -378,6 +389,18 @@ fn opener_is_not_waited_for() -> Check {
     )
 }
 
+pub(crate) fn append_with_callback(scene: &Arc<Scene>) -> String {
+    let called = Arc::downgrade(scene);
+    let reply = Reply::callback(move |_| called.upgrade().expect("it lives").called.lock().unwrap().push("b"));
+    scene.append_to(&scene.lane, "b", reply).into()
+}
+
+pub(crate) fn close_by_force(scene: &Arc<Scene>) -> String {
+    scene.accumulator.close();
+    scene.view(|view| view.abort_incomplete(&SendError::Aborted { reason: "on purpose" }));
+    format!("{} called", scene.called.lock().unwrap().len())
+}
+
 fn forced_close_against_append() -> Check {
     lanes(
         "lane_forced_close_against_append",
@@ -385,16 +408,8 @@ fn forced_close_against_append() -> Check {
         Bound::Preemptions(2),
         || Scene::with(&["a"]),
     )
-    .role("appender", |scene: &Arc<Scene>| {
-        let called = Arc::downgrade(scene);
-        let reply = Reply::callback(move |_| called.upgrade().expect("it lives").called.lock().unwrap().push("b"));
-        scene.append_to(&scene.lane, "b", reply).into()
-    })
-    .role("sender", |scene| {
-        scene.accumulator.close();
-        scene.view(|view| view.abort_incomplete(&SendError::Aborted { reason: "on purpose" }));
-        format!("{} called", scene.called.lock().unwrap().len())
-    })
+    .role("appender", append_with_callback)
+    .role("sender", close_by_force)
     .expect(
         |scene, results| {
             assert_eq!(scene.called.lock().unwrap().len(), usize::from(results[0] == "in"));
@@ -428,13 +443,28 @@ fn forced_close_against_opener() -> Check {
 }
 
 fn expiry_against_append() -> Check {
+    let scene = || Scene::with(&["a"]);
+    let outcomes = &["in 0 taken, ended: ", "in 1 taken, goes on: b|", "in 2 taken, ended: "];
+    expiry("lane_expiry_against_append", scene, || (), outcomes)
+}
+
+/// A batch's time is up while somebody, who is first what `be` makes of him, appends to it.
+pub(crate) fn expiry(
+    name: &str,
+    scene: impl Fn() -> Arc<Scene> + Send + Sync + 'static,
+    be: fn(),
+    outcomes: &'static [&'static str],
+) -> Check {
     lanes(
-        "lane_expiry_against_append",
+        name,
         "a batch whose time is up ends although somebody copies into it, and takes no more after that (L7)",
         Bound::Preemptions(2),
-        || Scene::with(&["a"]),
+        scene,
     )
-    .role("appender", |scene: &Arc<Scene>| scene.append_to(&scene.lane, "b", Reply::FUTURE).into())
+    .role("appender", move |scene: &Arc<Scene>| {
+        be();
+        scene.append_to(&scene.lane, "b", Reply::FUTURE).into()
+    })
     .role("sender", |scene| {
         let late = Instant::ZERO.saturating_add(Duration::from_secs(1));
         let expired = scene.view(|view| view.expired(late));
@@ -455,7 +485,7 @@ fn expiry_against_append() -> Check {
             scene.whole();
             format!("{} {}, {}: {log}", results[0], results[1], if ended { "ended" } else { "goes on" })
         },
-        &["in 0 taken, ended: ", "in 1 taken, goes on: b|", "in 2 taken, ended: "],
+        outcomes,
     )
 }
 

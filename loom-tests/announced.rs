@@ -5,15 +5,16 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, SenderView};
-use unlatched::batch::{Announcements, AtomicBatch, Publish, Refusal, Reply, SealedBatch};
-use unlatched::error::{SendError, TopicPartition};
+use unlatched::batch::{Announcements, AtomicBatch, Publish, Refusal, SealedBatch};
+use unlatched::error::TopicPartition;
 use unlatched::pool::{AtomicPool, BufferPool};
 use unlatched::primitive::clock::{Instant, ManualClock};
 use unlatched::primitive::model::be_alone_at;
 use unlatched::record::{BATCH_OVERHEAD, Record, record_size};
 
-use super::accumulator::{Scene as Lanes, lanes, sweep, with_one_to_empty};
+use super::accumulator::{
+    Scene as Lanes, append_with_callback, close_by_force, expiry, lanes, opening, sweep, with_one_to_empty,
+};
 use crate::runner::{Bound, Check, Model, model};
 
 pub(crate) fn models() -> Vec<Check> {
@@ -31,6 +32,7 @@ pub(crate) fn models() -> Vec<Check> {
         forced_close_against_append(),
         two_who_let_go(),
         expiry_against_append(),
+        opening("announced_double_open", be_alone_at),
     ]
 }
 
@@ -55,8 +57,8 @@ enum Came {
     Asked(usize, u64),
 }
 
-/// A thread's way to publish. Whether it was asked to tell.
-struct Publisher<'s>(&'s Scene, Cell<bool>);
+/// A thread's way to publish. Whether it was asked to tell, and whether a place that was dropped has said that something came of it.
+struct Publisher<'s>(&'s Scene, Cell<bool>, Cell<bool>);
 
 impl Publish<()> for Publisher<'_> {
     fn publish(&self, batch: NonNull<Batch>) {
@@ -75,6 +77,10 @@ impl Publish<()> for Publisher<'_> {
 
     fn withdrawn(&self) {
         self.1.set(true);
+    }
+
+    fn abandoned(&self) {
+        self.2.set(true);
     }
 }
 
@@ -105,7 +111,7 @@ impl Scene {
 
     /// Appends to batch `number` by announcement, in the slot that the thread has; `copies` what it has got a place for, or panics.
     fn append_to(&self, number: usize, copies: bool) -> &'static str {
-        let (batch, publisher) = (&self.batches[number], Publisher(self, Cell::new(false)));
+        let (batch, publisher) = (&self.batches[number], Publisher(self, Cell::default(), Cell::default()));
         let slot = self.announcements.own().expect("the model gave it one, and it is free");
         loop {
             slot.announce(std::ptr::from_ref(batch).addr());
@@ -115,6 +121,7 @@ impl Scene {
                     if !copies {
                         // What unwinding does.
                         drop(place);
+                        assert_eq!(publisher.2.get(), publisher.1.get(), "who is asked and panics says so");
                         return Self::said("panicked", publisher.1.get());
                     }
                     place.write(&RECORD);
@@ -140,7 +147,7 @@ impl Scene {
 
     /// Two at once, or as many as there is room for.
     fn append_two(&self) -> &'static str {
-        let (batch, publisher) = (&self.batches[0], Publisher(self, Cell::new(false)));
+        let (batch, publisher) = (&self.batches[0], Publisher(self, Cell::default(), Cell::default()));
         let slot = self.announcements.own().expect("the model gave it one, and it is free");
         loop {
             slot.announce(std::ptr::from_ref(batch).addr());
@@ -163,7 +170,7 @@ impl Scene {
     }
 
     fn append_counted(&self) -> &'static str {
-        let publisher = Publisher(self, Cell::new(false));
+        let publisher = Publisher(self, Cell::default(), Cell::default());
         match self.batches[0].reserve(&RECORD, RECORD.payload_size(), &publisher) {
             Ok(mut place) => {
                 place.write(&RECORD);
@@ -181,7 +188,7 @@ impl Scene {
 
     fn seal(&self, number: usize) -> &'static str {
         if self.batches[number].seal() {
-            Publisher(self, Cell::new(false)).publish(NonNull::from(&self.batches[number]));
+            Publisher(self, Cell::default(), Cell::default()).publish(NonNull::from(&self.batches[number]));
         }
         ""
     }
@@ -429,19 +436,6 @@ fn append_against_sweep() -> Check {
     )
 }
 
-/// An append with a callback, by announcement.
-fn append_with_callback(scene: &Arc<Lanes>) -> String {
-    let called = Arc::downgrade(scene);
-    let reply = Reply::callback(move |_| called.upgrade().expect("it lives").called.lock().unwrap().push("b"));
-    scene.append_to(&scene.lane, "b", reply).into()
-}
-
-fn close_by_force(scene: &Arc<Lanes>) -> String {
-    scene.accumulator.close();
-    scene.view(|view| view.abort_incomplete(&SendError::Aborted { reason: "on purpose" }));
-    format!("{} called", scene.called.lock().unwrap().len())
-}
-
 fn forced_close_against_append() -> Check {
     lanes(
         "announced_forced_close_against_append",
@@ -489,33 +483,7 @@ fn two_who_let_go() -> Check {
 }
 
 fn expiry_against_append() -> Check {
-    lanes(
-        "announced_expiry_against_append",
-        "a batch whose time is up ends although somebody who is announced copies into it, and takes no more after that (L7)",
-        Bound::Preemptions(2),
-        || Lanes::new_with_room(3),
-    )
-    .role("appender", at(0, |scene: &Arc<Lanes>| scene.append_to(&scene.lane, "b", Reply::FUTURE).into()))
-    .role("sender", |scene| {
-        let late = Instant::ZERO.saturating_add(Duration::from_secs(1));
-        let expired = scene.view(|view| view.expired(late));
-        let records: u32 = expired.iter().map(SealedBatch::record_count).sum();
-        for batch in expired {
-            assert_eq!(batch.completion().fail(SendError::Aborted { reason: "late" }, None), Ok(true));
-            scene.view(|view| view.deallocate(batch)).expect("in the books");
-        }
-        format!("{records} taken")
-    })
-    .expect(
-        |scene, results| {
-            let future = scene.kept.lock().unwrap().pop().expect("it was accepted");
-            let ended = future.is_done();
-            // Of a batch that was ended early, the content comes now.
-            let log = scene.complete(scene.drain()) + &scene.rest();
-            assert!(future.is_done(), "it ends in the end");
-            scene.whole();
-            format!("{} {}, {}: {log}", results[0], results[1], if ended { "ended" } else { "goes on" })
-        },
-        &["in 0 taken, ended: ", "in 0 taken, goes on: b|", "in 1 taken, goes on: b|", "in 2 taken, ended: "],
-    )
+    let outcomes =
+        &["in 0 taken, ended: ", "in 0 taken, goes on: b|", "in 1 taken, goes on: b|", "in 2 taken, ended: "];
+    expiry("announced_expiry_against_append", || Lanes::new_with_room(3), || be_alone_at(0), outcomes)
 }

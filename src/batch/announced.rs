@@ -121,16 +121,20 @@ fn address<X>(batch: &AtomicBatch<X>) -> usize {
 
 impl Default for Announcements {
     fn default() -> Self {
+        Self::with(SLOTS)
+    }
+}
+
+impl Announcements {
+    fn with(slots: usize) -> Self {
         let barrier = Barrier::get();
         let slot = |_| {
             let (asked, known) = (AtomicBool::new(false), AtomicBool::new(false));
             CachePadded::new(Slot { batch: AtomicUsize::new(NONE), asked, known, barrier })
         };
-        Self { slots: (0..SLOTS).map(slot).collect(), used: AtomicUsize::new(0), barrier }
+        Self { slots: (0..slots).map(slot).collect(), used: AtomicUsize::new(0), barrier }
     }
-}
 
-impl Announcements {
     /// The calling thread's slot, if it has one that is free.
     #[inline(always)]
     pub fn own(&self) -> Option<&Slot> {
@@ -235,8 +239,9 @@ mod tests {
 
     #[test]
     fn who_has_announced_a_batch_has_no_slot_for_another() {
-        let (announcements, batch) = (Announcements::default(), batch());
-        let Some(slot) = announcements.own() else { return };
+        // However many tests run beside this one.
+        let (announcements, batch) = (Announcements::with(1 << 12), batch());
+        let slot = announcements.own().expect("there are enough");
         slot.announce(address(&batch));
         assert!(announcements.own().is_none(), "he goes the counted way");
         assert!(announcements.now().contains(&batch));
@@ -248,7 +253,9 @@ mod tests {
     #[test]
     fn who_was_asked_is_told_of_once_and_waited_for_until_then() {
         let (announcements, batch) = (Announcements::default(), batch());
-        let Some(slot) = announcements.own() else { return };
+        // Whatever number this thread has.
+        announcements.make_known(0);
+        let slot = &announcements.slots[0];
         assert_eq!(announcements.ask(&batch), 0, "nobody is at work on it");
         slot.announce(address(&batch));
         let asked = announcements.ask(&batch);

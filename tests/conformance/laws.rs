@@ -396,6 +396,69 @@ fn acc_21_who_begins_to_wait_for_memory_wakes_the_sender() {
     assert!(waiter.result().is_ok());
 }
 
+/// It had announced a batch that is sealed meanwhile, and has no place there: it says that it has gone from it before it does anything else, since it may be stopped in the next one.
+#[test]
+fn l7_who_was_asked_of_a_batch_tells_before_it_goes_to_the_next() {
+    let rig = rig_with(Before::Room);
+    let wakes = Arc::new(Counting::default());
+    rig.accumulator.wake_when_short(wakes.clone().into());
+    let (slow, stop, _) = stopped_append(&rig, "lane.announced");
+    let mut rig = rig;
+    rig.ready();
+    assert!(rig.drain().is_empty(), "somebody is, or may be, at work on it");
+    assert_eq!(*wakes.0.lock().unwrap(), 0);
+    stop.release();
+    let future = slow.result().expect("it was accepted, in the next batch");
+    assert_eq!(*wakes.0.lock().unwrap(), 1, "nobody waited for memory: this is what it told");
+    let drained = rig.drain();
+    assert_eq!(values(&drained), ["before"]);
+    acknowledge(&mut rig, drained);
+    acknowledge_all(&mut rig);
+    assert!(future.is_done());
+    at_rest(&rig, "lane.announced");
+}
+
+/// More threads than there are slots, all of them alive: the others are counted, in the same batches.
+#[test]
+fn acc_10_more_threads_than_slots_append_all_the_same() {
+    const THREADS: usize = 100;
+    const RECORDS: usize = 30;
+    let mut rig = Rig::<LockFree>::with(AccumulatorConfig { buffer_memory: 1 << 20, linger: millis(0), ..config() });
+    let together = Arc::new(std::sync::Barrier::new(THREADS));
+    let workers: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let (accumulator, partition, together) = (rig.accumulator.clone(), rig.partition(0), together.clone());
+            Worker::start(move || {
+                let append = |number| {
+                    let content = format!("{thread} {number}");
+                    accumulator.append(&partition, &value(content.as_bytes()), Reply::IGNORE, LONG).map(drop)
+                };
+                let first = append(0);
+                // All have a number by now, and keep it.
+                together.wait();
+                let others: Vec<_> = (1..RECORDS).map(append).collect();
+                together.wait();
+                first.is_ok() && others.iter().all(Result::is_ok)
+            })
+        })
+        .collect();
+    let mut seen = Vec::new();
+    eventually("all was sent", || {
+        let drained = rig.drain();
+        seen.extend(values(&drained));
+        acknowledge(&mut rig, drained);
+        seen.len() == THREADS * RECORDS
+    });
+    assert!(workers.into_iter().all(Worker::result), "all were accepted");
+    let numbers = |thread: usize| {
+        let of = format!("{thread} ");
+        seen.iter().filter_map(|name| name.strip_prefix(&of)?.parse::<usize>().ok()).collect::<Vec<_>>()
+    };
+    (0..THREADS)
+        .for_each(|thread| assert!(numbers(thread).into_iter().eq(0..RECORDS), "thread {thread}, in its order"));
+    at_rest(&rig, "crowd");
+}
+
 #[test]
 fn l6_a_batch_waits_for_one_that_the_sender_has_not_heard_of() {
     // No room for it beside the largest.
