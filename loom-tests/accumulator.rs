@@ -191,7 +191,8 @@ pub(crate) fn opening(name: &str, be: fn(usize)) -> Check {
     let append = move |slot, name| {
         move |scene: &Arc<Scene>| {
             be(slot);
-            scene.append(name).into()
+            // With a future: so the batch's content is looked at.
+            scene.append_to(&scene.lane, name, Reply::FUTURE).into()
         }
     };
     lanes(

@@ -116,8 +116,8 @@ impl Lane {
     pub(super) fn announce(&self, slot: &Slot, full: usize, mut told: impl FnMut()) -> Option<NonNull<Node>> {
         // SAFETY: addresses are loaded, and looked behind only when they are announced.
         let guard = unsafe { epoch::unprotected() };
-        // Acquire: as in `tail`.
-        let mut tail = self.tail.load(Acquire, guard);
+        // Relaxed: an address to announce; nothing behind it is looked at before the second look.
+        let mut tail = self.tail.load(Relaxed, guard);
         loop {
             let batch = NonNull::new(tail.with_tag(0).as_raw().cast_mut()).filter(|_| tail.tag() & EMPTIED == 0)?;
             if batch.addr().get() == full {
@@ -125,7 +125,7 @@ impl Lane {
             }
             slot.announce(batch.addr().get());
             step("lane.announced");
-            // Acquire: if it is another one now, as above. If it is the same, or closed since, the batch had not left the tail when we had announced it, and it is kept.
+            // Acquire, as in `tail`. If it is the same as before, or closed since, the batch had not left the tail when we had announced it, and it is kept; if it is another one now, that is next.
             let now = self.tail.load(Acquire, guard);
             // Not a number that looks like the address.
             if now.tag() & EMPTIED == 0 && now.with_tag(0) == tail.with_tag(0) {
