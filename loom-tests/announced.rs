@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use unlatched::batch::{Announcements, AtomicBatch, Publish, Refusal, SealedBatch};
+use unlatched::batch::{Announcements, AtomicBatch, Publish, RecordFuture, Refusal, SealedBatch};
 use unlatched::error::TopicPartition;
 use unlatched::pool::{AtomicPool, BufferPool};
 use unlatched::primitive::clock::{Instant, ManualClock};
@@ -23,6 +23,7 @@ pub(crate) fn models() -> Vec<Check> {
         copy_beside_a_counted_one(),
         counted_copy_in_a_batch_that_an_announced_one_fills(),
         copies_that_fill(),
+        futures_against_seal(),
         panic_in_the_copy(),
         run_against_seal(),
         next_announcement_against_ask(),
@@ -45,6 +46,9 @@ struct Scene {
     announcements: Announcements,
     batches: [Batch; 2],
     settled: Settled,
+    /// Each batch's result counts one.
+    topic: Arc<str>,
+    futures: Mutex<Vec<RecordFuture>>,
 }
 
 /// Whoever publishes settles as the sender does: takes at once, or asks and goes away.
@@ -89,13 +93,15 @@ impl Scene {
     fn new(records: u32) -> Self {
         let sizes: usize = (0..records).map(|index| record_size(index, 0, &RECORD)).sum();
         let pool = AtomicPool::new(1 << 10, 1 << 10, ManualClock::at(0));
+        let topic = Arc::<str>::from("t");
         let batches = [(); 2].map(|()| {
             let lease = pool.allocate(BATCH_OVERHEAD + sizes, Duration::ZERO).expect("there is enough").erase();
-            let mut batch = AtomicBatch::new(TopicPartition::new("t", 0), lease, Instant::ZERO, |_| ());
+            let mut batch = AtomicBatch::new(TopicPartition::new(Arc::clone(&topic), 0), lease, Instant::ZERO, |_| ());
             batch.begin(&RECORD, None);
             batch
         });
-        Self { announcements: Announcements::default(), batches, settled: Settled::default() }
+        let (settled, futures) = Default::default();
+        Self { announcements: Announcements::default(), batches, settled, topic, futures }
     }
 
     /// What came of an append, and whether its withdrawal says that somebody has asked.
@@ -111,6 +117,11 @@ impl Scene {
 
     /// Appends to batch `number` by announcement, in the slot that the thread has; `copies` what it has got a place for, or panics.
     fn append_to(&self, number: usize, copies: bool) -> &'static str {
+        self.append_and(number, copies, |_| ())
+    }
+
+    /// [`Scene::append_to`]; before what was copied is committed `then` may make a future.
+    fn append_and(&self, number: usize, copies: bool, then: impl Fn(&dyn Fn() -> RecordFuture)) -> &'static str {
         let (batch, publisher) = (&self.batches[number], Publisher(self, Cell::default(), Cell::default()));
         let slot = self.announcements.own().expect("the model gave it one, and it is free");
         loop {
@@ -125,6 +136,7 @@ impl Scene {
                         return Self::said("panicked", publisher.1.get());
                     }
                     place.write(&RECORD);
+                    then(&|| place.future(7));
                     place.commit();
                     return Self::said("in", publisher.1.get());
                 }
@@ -193,15 +205,22 @@ impl Scene {
         ""
     }
 
-    /// What the roles came to. Each batch that is sealed was published once, with all that was accepted for it; where it was asked for, somebody was told.
+    /// What the roles came to, see [`Scene::taken`].
     fn verdict(&self, results: &[&'static str]) -> String {
+        self.taken(results);
+        let mut said: Vec<_> = results.iter().filter(|said| !said.is_empty()).copied().collect();
+        said.sort_unstable();
+        said.join(" ")
+    }
+
+    /// The batch that was sealed: published once, with all that was accepted for it; where it was asked for, somebody was told.
+    fn taken(&self, results: &[&'static str]) -> SealedBatch {
         let mut settled = self.settled.0.lock().unwrap();
         assert_eq!(settled.len(), 1, "published once: {settled:?}");
-        let mut said: Vec<_> = results.iter().filter(|said| !said.is_empty()).copied().collect();
         let (batch, failed) = match settled.pop().expect("one") {
             Came::Taken(taken) => *taken,
             Came::Asked(number, _) => {
-                assert!(said.iter().any(|said| said.contains("told")), "nobody was told: {said:?}");
+                assert!(results.iter().any(|said| said.contains("told")), "nobody was told: {results:?}");
                 assert!(!self.announcements.is_announced(&self.batches[number]), "who is done has withdrawn");
                 // SAFETY: published, and nobody else is left.
                 unsafe { self.batches[number].take(TopicPartition::new("t", 0), 1) }
@@ -212,11 +231,10 @@ impl Scene {
             Some("two") => 2,
             _ => 0,
         };
-        let accepted: u32 = said.iter().map(records).sum();
+        let accepted: u32 = results.iter().map(records).sum();
         assert_eq!(batch.record_count(), 1 + accepted, "every accepted record is in it");
-        assert_eq!(failed, said.iter().any(|said| said.starts_with("panicked")));
-        said.sort_unstable();
-        said.join(" ")
+        assert_eq!(failed, results.iter().any(|said| said.starts_with("panicked")));
+        batch
     }
 }
 
@@ -285,6 +303,36 @@ fn copies_that_fill() -> Check {
     .role("one", at(0, Scene::append))
     .role("two", at(1, Scene::append))
     .expect(Scene::verdict, &["in in", "in in, told"])
+}
+
+fn futures_against_seal() -> Check {
+    announced(
+        "announced_futures_against_seal",
+        "whoever takes a batch knows of each future that was made without an exchange: its result lives as long as the last of them, and no longer",
+        Bound::Preemptions(2),
+        4,
+    )
+    .role("keeps", at(0, |scene: &Scene| scene.append_and(0, true, |future| scene.futures.lock().unwrap().push(future()))))
+    .role("drops", at(1, |scene: &Scene| scene.append_and(0, true, |future| drop(future()))))
+    .role("sealer", |scene| scene.seal(0))
+    .expect(
+        |scene, results| {
+            let batch = scene.taken(results);
+            assert_eq!(batch.completion().complete(40, None), Ok(true));
+            drop(batch);
+            let kept = std::mem::take(&mut *scene.futures.lock().unwrap());
+            assert_eq!(kept.len(), usize::from(results[0].starts_with("in")));
+            for future in kept {
+                let offset = future.try_result().expect("it is done").expect("it was written").offset;
+                assert!((41..=42).contains(&offset), "{offset}");
+            }
+            // That of the batch which is open still, and ours.
+            assert_eq!(Arc::strong_count(&scene.topic), 2, "the result is gone");
+            let of = |said: &str| said.split(',').next().unwrap_or_default().to_owned();
+            format!("{} {}", of(results[0]), of(results[1]))
+        },
+        &["in in", "in out", "out in", "out out"],
+    )
 }
 
 fn panic_in_the_copy() -> Check {

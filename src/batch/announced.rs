@@ -60,6 +60,7 @@ const NONE: usize = 0;
 /// A thread's slot.
 #[derive(Debug)]
 pub struct Slot {
+    number: usize,
     batch: AtomicUsize,
     asked: AtomicBool,
     /// Whether the slots up to it are looked at. Its thread's.
@@ -68,6 +69,12 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Its thread's number.
+    #[inline(always)]
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// Announces the batch at `address`. It is safe to reach only if it is found once more where it was found, after this.
     #[inline(always)]
     pub fn announce(&self, address: usize) {
@@ -128,9 +135,9 @@ impl Default for Announcements {
 impl Announcements {
     fn with(slots: usize) -> Self {
         let barrier = Barrier::get();
-        let slot = |_| {
+        let slot = |number| {
             let (asked, known) = (AtomicBool::new(false), AtomicBool::new(false));
-            CachePadded::new(Slot { batch: AtomicUsize::new(NONE), asked, known, barrier })
+            CachePadded::new(Slot { number, batch: AtomicUsize::new(NONE), asked, known, barrier })
         };
         Self { slots: (0..slots).map(slot).collect(), used: AtomicUsize::new(0), barrier }
     }

@@ -39,12 +39,14 @@
 
 #![cfg_attr(not(any(crossbeam_loom, unlatched_shuttle)), allow(unreachable_pub, reason = "open to the models"))]
 
+mod futures;
 mod many;
 mod owned;
 
 use std::fmt;
 use std::ptr::NonNull;
 
+use futures::Tally;
 pub use many::Run;
 pub use owned::Filled;
 
@@ -88,8 +90,8 @@ pub struct AtomicBatch<X> {
     /// Whether a copy panicked.
     failed: AtomicBool,
     callbacks: Callbacks,
-    /// Futures that an owner has made, see [`owned`].
-    beside: AtomicUsize,
+    /// Futures that were made without an exchange.
+    tally: Tally,
     content: UnsafeCell<Option<Content>>,
     witness: Witness,
     created: Instant,
@@ -99,7 +101,7 @@ pub struct AtomicBatch<X> {
 
 // SAFETY: the bytes behind `memory` belong to `content`, which is `Send`; BATCH-A and BATCH-D say who accesses them and when.
 unsafe impl<X: Send> Send for AtomicBatch<X> {}
-// SAFETY: as above. Of the completer, which is not `Sync`, only the methods for many are called while the batch is shared.
+// SAFETY: as above; the tally's cells are one thread's each (BATCH-G). Of the completer, which is not `Sync`, only the methods for many are called while the batch is shared.
 unsafe impl<X: Send + Sync> Sync for AtomicBatch<X> {}
 
 /// Who gets a batch that is finished.
@@ -177,7 +179,7 @@ impl<X> AtomicBatch<X> {
             max_payload: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             callbacks: Callbacks::new(),
-            beside: AtomicUsize::new(0),
+            tally: Tally::new(),
             content: UnsafeCell::new(Some(Content { lease, grown: None, completer })),
             witness: Witness::default(),
             created,
@@ -393,8 +395,8 @@ impl<X> AtomicBatch<X> {
         // SAFETY: BATCH-D, by the caller's promise.
         let content = self.content.with_mut(|content| unsafe { (*content).take() });
         let Content { lease, grown, mut completer } = content.expect("a batch is taken once (BATCH-D)");
-        // Relaxed: its owner's, and ordered as the copies are (BATCH-G).
-        completer.issued_beside(self.beside.load(Relaxed));
+        // SAFETY: BATCH-G: after all copies (BATCH-D).
+        completer.issued_beside(unsafe { self.tally.sum() });
         // Whoever gave one has committed since.
         for (index, timestamp, callback) in self.callbacks.take() {
             completer.on_completion(index, timestamp, callback);
@@ -429,9 +431,9 @@ impl<X> AtomicBatch<X> {
 
 impl<X> Drop for AtomicBatch<X> {
     fn drop(&mut self) {
-        // Relaxed: `&mut`.
-        let beside = self.beside.load(Relaxed);
-        // SAFETY: BATCH-D: nobody else is left. BATCH-G, should it never have been taken.
+        // SAFETY: BATCH-G: nobody else is left.
+        let beside = unsafe { self.tally.sum() };
+        // SAFETY: BATCH-D, as above. Should it never have been taken.
         let content = self.content.with_mut(|content| unsafe { (*content).take() });
         if let Some(mut content) = content {
             content.completer.issued_beside(beside);
@@ -538,7 +540,13 @@ impl<'p, X, P: Publish<X>> Reservation<'p, X, P> {
 
     /// A future of the record, whose own time is `timestamp`.
     pub fn future(&self, timestamp: i64) -> RecordFuture {
-        self.batch().completer(|completer| completer.future_of_many(self.claim.place.index, timestamp))
+        let (batch, index) = (self.batch(), self.claim.place.index);
+        // SAFETY: BATCH-G: who has announced the batch and has a place in it has the cell of his slot.
+        if self.claim.slot.is_some_and(|slot| unsafe { batch.tally.count(slot.number()) }) {
+            // SAFETY: BATCH-G: it was counted.
+            return batch.completer(|completer| unsafe { completer.future_beside(index, timestamp) });
+        }
+        batch.completer(|completer| completer.future_of_many(index, timestamp))
     }
 
     /// Ends the copying. Whether this published the batch, or somebody has asked to be told of it. Wait-free, but for what publishing costs.

@@ -22,8 +22,8 @@
 //! run, so inside a callback a future is readable but not yet done (BATCH-13).
 //!
 //! Word `references`: how many may still reach the allocation. It starts at `BLOCK`, of which the [`Completer`] of the open batch is the only
-//! holder; a future takes one out of that block by a plain count in the completer, without touching the word. Closing the completer returns
-//! what is left of the block in one subtraction. Where many append at once there is no plain count: there a future is one addition.
+//! holder; a future takes one out of that block by a plain count, without touching the word: in the completer, or beside it, told at the end. Closing the completer returns
+//! what is left of the block in one subtraction. Who has nowhere to count makes a future by one addition.
 //!
 //! # Invariants
 //! - **COMP-1** `state` leaves `PENDING` once. Whoever made it leave is the only one to write `outcome` and to take `callbacks`.
@@ -31,7 +31,7 @@
 //! - **COMP-3** `callbacks` is written by one thread only, which has the completer or has been chosen to end it, while the state is `OPEN`; settling starts
 //!   from `PENDING`, which that thread sets after its last write. So the writer's last access precedes the settler's first.
 //! - **COMP-4** The allocation lives while `references` > 0. A `Completion` and a `RecordFuture` hold one each, an open completer `BLOCK` minus
-//!   the futures it has issued by its plain count; a batch has fewer than `BLOCK` records.
+//!   the futures that were issued by a plain count; a batch has fewer than `BLOCK` records.
 //! - **COMP-5** A node on the stack is owned by the stack. The swap to `DONE`, or the last reference, takes the whole chain and frees each node once.
 //!
 //! # The race that looks dangerous
@@ -41,6 +41,8 @@
 //! # Progress
 //! `complete`, `fail`, `abort`: wait-free but for the callbacks and wakers they run, which are the caller's code. `poll`: lock-free (a CAS lost
 //! to another waiter of the same batch is tried again). `wait`: blocks until the batch is settled.
+
+mod given_back;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -174,21 +176,23 @@ impl Reference {
         unsafe { self.0.as_ref() }
     }
 
-    /// Gives back `count` references of those we hold.
+    /// Gives back `count` references of those we hold. Whether no other is left.
     ///
     /// # Safety
     /// The caller holds `count` references and uses none of them again (COMP-4).
-    unsafe fn give_back(shared: NonNull<Shared>, count: usize) {
+    unsafe fn give_back(shared: NonNull<Shared>, count: usize) -> bool {
         // SAFETY: COMP-4: until the subtraction we hold what we give back.
         let references = unsafe { &shared.as_ref().references };
         // Release pairs with the fence below in whoever comes last: our accesses to the allocation come before its end. If we are
         // last ourselves, the fence takes in everybody else's.
-        if references.fetch_sub(count, Release) == count {
+        let last = references.fetch_sub(count, Release) == count;
+        if last {
             // Acquire pairs with every other holder's Release subtraction, which the load part of ours read from.
             fence(Acquire);
             // SAFETY: COMP-4: no reference is left, so no other thread reaches it; it came from `Box::into_raw`.
             drop(unsafe { Box::from_raw(shared.as_ptr()) });
         }
+        last
     }
 }
 
@@ -205,7 +209,36 @@ impl Drop for Reference {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: one reference is ours, and this is its end.
-        unsafe { Self::give_back(self.0, 1) }
+        unsafe { Self::give_back(self.0, 1) };
+    }
+}
+
+/// A future's reference, which may outlast it: what is given back of it, is in its own time ([`given_back`]).
+struct Lasting(NonNull<Shared>);
+
+// SAFETY: as a `Reference`.
+unsafe impl Send for Lasting {}
+// SAFETY: as above.
+unsafe impl Sync for Lasting {}
+
+impl Lasting {
+    #[inline]
+    fn of(reference: Reference) -> Self {
+        Self(std::mem::ManuallyDrop::new(reference).0)
+    }
+
+    #[inline]
+    fn shared(&self) -> &Shared {
+        // SAFETY: COMP-4: we hold a reference.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Lasting {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: one reference is ours, and this is its end.
+        unsafe { given_back::give_back(self.0) }
     }
 }
 
@@ -361,7 +394,7 @@ impl Completer {
     /// A future for the record `index`, whose own time is `timestamp`. Touches no shared word.
     #[inline]
     pub fn future(&mut self, index: u32, timestamp: i64) -> RecordFuture {
-        RecordFuture { reference: self.issue(), index, timestamp, registered: None }
+        RecordFuture { reference: Lasting::of(self.issue()), index, timestamp, registered: None }
     }
 
     /// A reference out of the block.
@@ -386,21 +419,21 @@ impl Completer {
         Watch(self.issue())
     }
 
-    /// A future for the record `index` where many append at once: one addition to the reference count.
+    /// A future for the record `index` by one who has nowhere to count it: one addition to the reference count.
     #[inline]
     pub(super) fn future_of_many(&self, index: u32, timestamp: i64) -> RecordFuture {
         // Relaxed: as in `Reference::clone`: the block is held meanwhile.
         self.shared().references.fetch_add(1, Relaxed);
-        RecordFuture { reference: Reference(self.shared), index, timestamp, registered: None }
+        RecordFuture { reference: Lasting::of(Reference(self.shared)), index, timestamp, registered: None }
     }
 
-    /// A future for the record `index`, made by the only one who makes any, who keeps the count himself.
+    /// A future for the record `index`, made by one who keeps the count himself.
     ///
     /// # Safety
     /// COMP-4: it is told by [`Completer::issued_beside`] before the completer is closed or dropped, and there are fewer than the block has.
     #[inline]
     pub(super) unsafe fn future_beside(&self, index: u32, timestamp: i64) -> RecordFuture {
-        RecordFuture { reference: Reference(self.shared), index, timestamp, registered: None }
+        RecordFuture { reference: Lasting::of(Reference(self.shared)), index, timestamp, registered: None }
     }
 
     /// Takes note of `count` futures that were made by [`Completer::future_beside`].
@@ -444,7 +477,8 @@ impl Completer {
     fn finish(&mut self) -> Completion {
         self.open_no_more();
         // SAFETY: COMP-4: of the block, `issued` were handed out, one stays for the result, the rest is ours to give back.
-        unsafe { Reference::give_back(self.shared, BLOCK - self.issued - 1) };
+        let last = unsafe { Reference::give_back(self.shared, BLOCK - self.issued - 1) };
+        debug_assert!(!last, "more were handed out than are known of (COMP-4)");
         Completion(Reference(self.shared))
     }
 }
@@ -647,12 +681,12 @@ fn wait_done<P: Parker>(
 }
 
 /// A record's result, to come. Kafka's `FutureRecordMetadata`; it cannot be cancelled (BATCH-18). Dropping it does not take the record
-/// back: it only means that nobody asks.
+/// back: it only means that nobody asks. A thread that drops futures keeps the result of the batch that the last one was of, some hundred bytes, until it drops one of another batch, or ends: futures that are dropped one after another then cost one exchange for a batch.
 ///
 /// It is a [`Future`], and has blocking forms for threads.
 #[must_use = "a record whose future is dropped may be lost unnoticed; to ignore it, append without a future"]
 pub struct RecordFuture {
-    reference: Reference,
+    reference: Lasting,
     index: u32,
     timestamp: i64,
     /// Who stands on the stack for us, if anybody: waiting again as the same one pushes nothing.

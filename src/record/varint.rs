@@ -48,9 +48,16 @@ pub const fn unzigzag(value: u64) -> i64 {
 
 /// Bytes that `value` takes as unsigned groups of seven bits: 1 to 10.
 ///
-/// A closed form, no loop and no branch: `ceil(bits / 7)`, zero counting as one bit.
+/// A closed form, no loop: `ceil(bits / 7)`, zero counting as one bit. One or two bytes are found by the branches that [`write_unsigned`] has as well: a guess that is right keeps the sum of lengths, on which the
+/// next record's place depends, off the computation.
 #[inline]
 pub(super) const fn unsigned_len(value: u64) -> usize {
+    if value < 1 << 7 {
+        return 1;
+    }
+    if value < 1 << 14 {
+        return 2;
+    }
     let bits = (u64::BITS - (value | 1).leading_zeros()) as usize;
     (bits * 9 + 64) / 64
 }

@@ -3,8 +3,7 @@
 //! To everybody else it looks like one that is sealed and that somebody still copies into: nobody reserves in it, and nobody takes it by its word. It is its owner's - with plain stores, no exchange - until it
 //! is published, or taken from him; when that may be is decided elsewhere (OWNED-B, in the accumulator's `owned`), by an exchange that orders all of the owner's stores before the taker's loads.
 //!
-//! - **BATCH-F** While a batch is owned, its owner alone writes its word, its maxima and `beside`, and alone copies into it. Everybody may read the word, which is a figure then.
-//! - **BATCH-G** Futures of an owned batch are counted in `beside`; whoever takes the content, or drops it, counts them in. So no exchange is needed for one.
+//! - **BATCH-F** While a batch is owned, its owner alone writes its word and its maxima, counts futures (BATCH-G), and copies into it. Everybody may read the word, which is a figure then.
 
 use super::super::word::WRITER;
 use super::{AtomicBatch, Word};
@@ -50,15 +49,20 @@ impl<X> AtomicBatch<X> {
     /// # Safety
     /// BATCH-F: the caller owns the batch.
     pub unsafe fn first_future_of_owner(&self) -> RecordFuture {
-        self.future_of_owner(0, self.base_timestamp)
+        // SAFETY: the caller's promise.
+        unsafe { self.future_of_owner(0, self.base_timestamp) }
     }
 
+    /// # Safety
+    /// BATCH-F: the caller owns the batch.
     #[inline]
-    fn future_of_owner(&self, index: u32, timestamp: i64) -> RecordFuture {
-        // Relaxed: BATCH-F, as the word.
-        self.beside.store(self.beside.load(Relaxed) + 1, Relaxed);
-        // SAFETY: BATCH-G: counted in `beside`.
-        self.completer(|completer| unsafe { completer.future_beside(index, timestamp) })
+    unsafe fn future_of_owner(&self, index: u32, timestamp: i64) -> RecordFuture {
+        // SAFETY: BATCH-G: the owner's.
+        if unsafe { self.tally.count(0) } {
+            // SAFETY: BATCH-G: it was counted.
+            return self.completer(|completer| unsafe { completer.future_beside(index, timestamp) });
+        }
+        self.completer(|completer| completer.future_of_many(index, timestamp))
     }
 
     /// Appends `record`, whose [`Record::payload_size`] is `payload`, with plain stores.
@@ -95,7 +99,9 @@ impl<X> AtomicBatch<X> {
             self.max_payload.store(payload, Relaxed);
         }
         self.store(Word::new(place.index + 1, place.offset + place.size));
-        let future = if reply.future { Some(self.future_of_owner(place.index, record.timestamp)) } else { None };
+        // SAFETY: BATCH-F.
+        let own = || unsafe { self.future_of_owner(place.index, record.timestamp) };
+        let future = if reply.future { Some(own()) } else { None };
         Filled::In { future, bytes: place.size, fills: place.fills }
     }
 
