@@ -465,7 +465,11 @@ fn one_line(error: &clap::Error, text: &str) -> String {
     // What the user typed may hold anything; clap prints it as it is.
     line.retain(|c| !c.is_control());
     if let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) {
-        line.push_str(&format!(" (for a file: unlatched compare {name})"));
+        line.push_str(&match &**name {
+            #[cfg(not(feature = "testing"))]
+            "simulate" => " (it is there when built with --features testing)".to_owned(),
+            _ => format!(" (for a file: unlatched compare {name})"),
+        });
     } else if error.kind() == ErrorKind::UnknownArgument && text.contains("[COMMAND]") {
         line.push_str(" in front of a command (unlatched compare takes options)");
     }

@@ -62,8 +62,10 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode> {
         let mut rows = Vec::new();
         let go_on = |name: &str, round: u32| {
             bar.set_message(format!(
-                "{} {}, {} threads: {name}, round {round}",
-                cell.suite, cell.scenario.name, cell.threads
+                "{} {}, {}: {name}, round {round}",
+                cell.suite,
+                cell.scenario.name,
+                counted(cell.threads, "thread")
             ));
             bar.inc(1);
             !stop.asked()
@@ -88,7 +90,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode> {
     summaries.iter().try_for_each(|summary| lines.write(summary))?;
     let took = clock.now().saturating_since(begin);
     let text = text(&machine, &measured, &summaries)
-        + &format!("{} mode, {} rounds, {:.0} s\n", mode.name(), plan.rounds, took.as_secs_f64());
+        + &format!("{} mode, {}, {:.0} s\n", mode.name(), counted(plan.rounds as usize, "round"), took.as_secs_f64());
     let printed = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
     super::has_reader(printed).context("cannot write to standard output")?;
     Ok(if stop.asked() {
@@ -192,9 +194,14 @@ fn right(table: &mut Table, from: usize) {
     table.column_iter_mut().skip(from).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
 }
 
+/// "1 thread", "2 threads".
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// One scenario: implementations down, threads across.
 fn rates(cells: &[&[Row]]) -> Table {
-    let threads = cells.iter().filter_map(|rows| rows.first()).map(|row| format!("{} threads", row.threads));
+    let threads = cells.iter().filter_map(|rows| rows.first()).map(|row| counted(row.threads, "thread"));
     let mut table = table(std::iter::once(String::new()).chain(threads));
     let mut names: Vec<&str> = Vec::new();
     for row in cells.iter().copied().flatten() {

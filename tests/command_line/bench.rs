@@ -244,5 +244,5 @@ fn progress_is_shown_at_a_terminal_only() {
     let _ = std::io::Read::read_to_end(&mut screen, &mut shown);
     assert_eq!(running.ended().code(), Some(0));
     let shown = String::from_utf8_lossy(&shown);
-    assert!(shown.contains("of 24 runs") && shown.contains("pool ample, 1 threads: mutex-stripes, round"), "{shown}");
+    assert!(shown.contains("of 24 runs") && shown.contains("pool ample, 1 thread: mutex-stripes, round"), "{shown}");
 }

@@ -275,6 +275,8 @@ fn what_is_unknown_is_named() {
     assert!(refused("compare --thread 4").contains("'--thread'"));
     assert!(refused("compare a.csv b.csv").contains("'b.csv'"));
     let said = refused("flights.csv");
+    #[cfg(not(feature = "testing"))]
+    assert!(refused("simulate").ends_with("(it is there when built with --features testing)"));
     assert!(said.contains("'flights.csv'") && said.ends_with("(for a file: unlatched compare flights.csv)"), "{said}");
     assert!(refused("--threads 4").contains("'--threads' found in front of a command (unlatched compare takes"));
     assert!(refused("produce f.csv").contains("--topic <T>"));
