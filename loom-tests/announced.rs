@@ -24,6 +24,7 @@ pub(crate) fn models() -> Vec<Check> {
         counted_copy_in_a_batch_that_an_announced_one_fills(),
         copies_that_fill(),
         futures_against_seal(),
+        future_beside_a_counted_one(),
         panic_in_the_copy(),
         run_against_seal(),
         next_announcement_against_ask(),
@@ -126,7 +127,8 @@ impl Scene {
         let slot = self.announcements.own().expect("the model gave it one, and it is free");
         loop {
             slot.announce(std::ptr::from_ref(batch).addr());
-            match batch.reserve_announced(&RECORD, RECORD.payload_size(), slot) {
+            // SAFETY: ANN-A: just announced, in the thread's slot.
+            match unsafe { batch.reserve_announced(&RECORD, RECORD.payload_size(), slot) } {
                 Ok(claim) => {
                     let mut place = claim.hold(&publisher);
                     if !copies {
@@ -163,7 +165,8 @@ impl Scene {
         let slot = self.announcements.own().expect("the model gave it one, and it is free");
         loop {
             slot.announce(std::ptr::from_ref(batch).addr());
-            match batch.reserve_run_announced(&[RECORD, RECORD], slot, &publisher) {
+            // SAFETY: as above.
+            match unsafe { batch.reserve_run_announced(&[RECORD, RECORD], slot, &publisher) } {
                 Ok(mut run) => {
                     assert_eq!(run.records(), 2);
                     run.write(&[RECORD, RECORD], None);
@@ -182,10 +185,16 @@ impl Scene {
     }
 
     fn append_counted(&self) -> &'static str {
+        self.append_counted_and(|_| ())
+    }
+
+    /// As [`Scene::append_and`].
+    fn append_counted_and(&self, then: impl Fn(&dyn Fn() -> RecordFuture)) -> &'static str {
         let publisher = Publisher(self, Cell::default(), Cell::default());
         match self.batches[0].reserve(&RECORD, RECORD.payload_size(), &publisher) {
             Ok(mut place) => {
                 place.write(&RECORD);
+                then(&|| place.future(7));
                 place.commit();
                 "in"
             }
@@ -203,6 +212,29 @@ impl Scene {
             Publisher(self, Cell::default(), Cell::default()).publish(NonNull::from(&self.batches[number]));
         }
         ""
+    }
+
+    fn keep(&self, future: RecordFuture) {
+        self.futures.lock().unwrap().push(future);
+    }
+
+    /// What the first two roles came to, the first of whom keeps a future. The result lives until that is dropped.
+    fn futures(&self, results: &[&'static str]) -> String {
+        let batch = self.taken(results);
+        assert_eq!(batch.completion().complete(40, None), Ok(true));
+        drop(batch);
+        let kept = std::mem::take(&mut *self.futures.lock().unwrap());
+        assert_eq!(kept.len(), usize::from(results[0].starts_with("in")));
+        // That of the batch which is open still, and ours.
+        let lives = || Arc::strong_count(&self.topic) > 2;
+        assert_eq!(lives(), !kept.is_empty());
+        for future in kept {
+            let offset = future.try_result().expect("it is done").expect("it was written").offset;
+            assert!((41..=42).contains(&offset), "{offset}");
+        }
+        assert!(!lives());
+        let of = |said: &str| said.split(',').next().unwrap_or_default().to_owned();
+        format!("{} {}", of(results[0]), of(results[1]))
     }
 
     /// What the roles came to, see [`Scene::taken`].
@@ -308,31 +340,28 @@ fn copies_that_fill() -> Check {
 fn futures_against_seal() -> Check {
     announced(
         "announced_futures_against_seal",
-        "whoever takes a batch knows of each future that was made without an exchange: its result lives as long as the last of them, and no longer",
+        "whoever takes a batch knows of each future that was made without an exchange, and of each that was made by one: its result lives as long as the last of them, and no longer",
         Bound::Preemptions(2),
         4,
     )
-    .role("keeps", at(0, |scene: &Scene| scene.append_and(0, true, |future| scene.futures.lock().unwrap().push(future()))))
+    .role("keeps", at(0, |scene: &Scene| scene.append_and(0, true, |future| scene.keep(future()))))
+    // In models only the first slot has a cell.
     .role("drops", at(1, |scene: &Scene| scene.append_and(0, true, |future| drop(future()))))
     .role("sealer", |scene| scene.seal(0))
-    .expect(
-        |scene, results| {
-            let batch = scene.taken(results);
-            assert_eq!(batch.completion().complete(40, None), Ok(true));
-            drop(batch);
-            let kept = std::mem::take(&mut *scene.futures.lock().unwrap());
-            assert_eq!(kept.len(), usize::from(results[0].starts_with("in")));
-            for future in kept {
-                let offset = future.try_result().expect("it is done").expect("it was written").offset;
-                assert!((41..=42).contains(&offset), "{offset}");
-            }
-            // That of the batch which is open still, and ours.
-            assert_eq!(Arc::strong_count(&scene.topic), 2, "the result is gone");
-            let of = |said: &str| said.split(',').next().unwrap_or_default().to_owned();
-            format!("{} {}", of(results[0]), of(results[1]))
-        },
-        &["in in", "in out", "out in", "out out"],
+    .expect(Scene::futures, &["in in", "in out", "out in", "out out"])
+}
+
+fn future_beside_a_counted_one() -> Check {
+    announced(
+        "announced_future_beside_a_counted_one",
+        "who is counted has no cell for a future",
+        Bound::Preemptions(2),
+        4,
     )
+    .role("keeps", at(0, |scene: &Scene| scene.append_and(0, true, |future| scene.keep(future()))))
+    .role("counted", |scene: &Scene| scene.append_counted_and(|future| drop(future())))
+    .role("sealer", |scene| scene.seal(0))
+    .expect(Scene::futures, &["in in", "in out", "out in", "out out"])
 }
 
 fn panic_in_the_copy() -> Check {

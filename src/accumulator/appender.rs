@@ -296,8 +296,7 @@ impl LockFreeAccumulator {
         let (bytes, is_full) = (batch.len(), batch.own());
         // Relaxed: it need only be its own, and higher than those before it in the lane, which are ours.
         batch.extra.number(self.last_id.fetch_add(1, Relaxed) + 1, if own.n == 0 { own.after } else { 0 });
-        // SAFETY: BATCH-F: not shared yet.
-        let future = reply.future.then(|| unsafe { batch.first_future_of_owner() });
+        let future = reply.future.then(|| batch.first_future());
         let guard = epoch::pin();
         let entered = self.books.enter(batch, &guard);
         drop(guard);
@@ -311,8 +310,8 @@ impl LockFreeAccumulator {
         // SAFETY: BOOKS-B: it is not open and not void, so the sender leaves it alone.
         let refused = own.lane.open(own.n, node).map_err(|refused| (refused, unsafe { node.as_ref() }));
         if let Err((refused, node)) = refused {
-            drop(future);
             reply.callback = self.void(node);
+            drop(future);
             return match refused {
                 Refused::Closed => Err(AppendError::Closed),
                 Refused::Retired => Ok(None),

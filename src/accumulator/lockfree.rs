@@ -202,7 +202,10 @@ impl LockFreeAccumulator {
     ) -> Option<Claim<'_, Entry>> {
         match self.announcements.own() {
             Some(slot) => {
-                self.announced(slot, lane, published, full, |batch| batch.reserve_announced(record, payload, slot))
+                self.announced(slot, lane, published, full, |batch| {
+                    // SAFETY: ANN-A: `announced` has announced it there.
+                    unsafe { batch.reserve_announced(record, payload, slot) }
+                })
             }
             None => self.reserve_counted(lane, record, payload, published),
         }
@@ -221,8 +224,10 @@ impl LockFreeAccumulator {
         let Some(slot) = self.announcements.own() else {
             return self.append_to_tail_counted(lane, record, payload, reply, published);
         };
-        let place =
-            self.announced(slot, lane, published, &mut 0, |batch| batch.reserve_announced(record, payload, slot))?;
+        let place = self.announced(slot, lane, published, &mut 0, |batch| {
+            // SAFETY: ANN-A: `announced` has announced it there.
+            unsafe { batch.reserve_announced(record, payload, slot) }
+        })?;
         self.fill(lane, place, record, reply, published)
     }
 
@@ -337,7 +342,8 @@ impl LockFreeAccumulator {
         let (mut published, mut full) = (false, 0);
         let run = match self.announcements.own() {
             Some(slot) => self.announced(slot, lane, &mut published, &mut full, |batch| {
-                batch.reserve_run_announced(records, slot, self)
+                // SAFETY: ANN-A: as in `reserve`.
+                unsafe { batch.reserve_run_announced(records, slot, self) }
             }),
             None => self.reserve_run_counted(lane, records, &mut published),
         };

@@ -101,7 +101,7 @@ pub struct AtomicBatch<X> {
 
 // SAFETY: the bytes behind `memory` belong to `content`, which is `Send`; BATCH-A and BATCH-D say who accesses them and when.
 unsafe impl<X: Send> Send for AtomicBatch<X> {}
-// SAFETY: as above; the tally's cells are one thread's each (BATCH-G). Of the completer, which is not `Sync`, only the methods for many are called while the batch is shared.
+// SAFETY: as above; the tally's cells are one thread's each (BATCH-G). Of the completer, which is not `Sync`, only methods of `&self` are called while the batch is shared; they touch its atomics, but for an early end, which is one thread's (COMP-3).
 unsafe impl<X: Send + Sync> Sync for AtomicBatch<X> {}
 
 /// Who gets a batch that is finished.
@@ -307,8 +307,11 @@ impl<X> AtomicBatch<X> {
     ///
     /// # Errors
     /// No place, or another's exchange.
+    ///
+    /// # Safety
+    /// ANN-A: `slot` is the calling thread's, and says this batch.
     #[inline(always)]
-    pub fn reserve_announced<'s>(
+    pub unsafe fn reserve_announced<'s>(
         &self,
         record: &Record<'_>,
         payload: usize,
@@ -364,9 +367,12 @@ impl<X> AtomicBatch<X> {
         !before.sealed() && before.writers() == 0
     }
 
-    /// A future for the record that `begin` put in.
-    pub fn first_future(&self) -> RecordFuture {
-        self.completer(|completer| completer.future_of_many(0, self.base_timestamp))
+    /// A future for the record that `begin` put in, before the batch is shared.
+    pub fn first_future(&mut self) -> RecordFuture {
+        let timestamp = self.base_timestamp;
+        // SAFETY: BATCH-D: not shared yet.
+        let content = self.content.with_mut(|content| unsafe { (*content).as_mut() });
+        content.expect("not taken before it was shared").completer.future(0, timestamp)
     }
 
     fn completer<R>(&self, with: impl FnOnce(&Completer) -> R) -> R {
@@ -431,12 +437,12 @@ impl<X> AtomicBatch<X> {
 
 impl<X> Drop for AtomicBatch<X> {
     fn drop(&mut self) {
-        // SAFETY: BATCH-G: nobody else is left.
-        let beside = unsafe { self.tally.sum() };
-        // SAFETY: BATCH-D, as above. Should it never have been taken.
+        // SAFETY: BATCH-D: nobody else is left.
         let content = self.content.with_mut(|content| unsafe { (*content).take() });
+        // It was never taken.
         if let Some(mut content) = content {
-            content.completer.issued_beside(beside);
+            // SAFETY: BATCH-G: as above.
+            content.completer.issued_beside(unsafe { self.tally.sum() });
         }
     }
 }
@@ -541,7 +547,7 @@ impl<'p, X, P: Publish<X>> Reservation<'p, X, P> {
     /// A future of the record, whose own time is `timestamp`.
     pub fn future(&self, timestamp: i64) -> RecordFuture {
         let (batch, index) = (self.batch(), self.claim.place.index);
-        // SAFETY: BATCH-G: who has announced the batch and has a place in it has the cell of his slot.
+        // SAFETY: BATCH-G: who has announced the batch and has a place in it has the cell of his slot. Neither leaves his thread.
         if self.claim.slot.is_some_and(|slot| unsafe { batch.tally.count(slot.number()) }) {
             // SAFETY: BATCH-G: it was counted.
             return batch.completer(|completer| unsafe { completer.future_beside(index, timestamp) });

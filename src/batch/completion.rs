@@ -30,7 +30,7 @@
 //! - **COMP-2** `outcome` is written before `READABLE` and never after: whoever has seen `READABLE` may read it.
 //! - **COMP-3** `callbacks` is written by one thread only, which has the completer or has been chosen to end it, while the state is `OPEN`; settling starts
 //!   from `PENDING`, which that thread sets after its last write. So the writer's last access precedes the settler's first.
-//! - **COMP-4** The allocation lives while `references` > 0. A `Completion` and a `RecordFuture` hold one each, an open completer `BLOCK` minus
+//! - **COMP-4** The allocation lives while `references` > 0. A `Completion`, a `Watch` and a `RecordFuture` hold one each, a thread those that it keeps of futures that were dropped (BACK-A), an open completer `BLOCK` minus
 //!   the futures that were issued by a plain count; a batch has fewer than `BLOCK` records.
 //! - **COMP-5** A node on the stack is owned by the stack. The swap to `DONE`, or the last reference, takes the whole chain and frees each node once.
 //!
@@ -65,7 +65,7 @@ use crate::primitive::parker::{Parker, ThreadParker};
 use crate::primitive::step;
 
 /// References that an open completer starts with: more than a batch can have records.
-const BLOCK: usize = 1 << 40;
+const BLOCK: usize = 1 << (usize::BITS - 2);
 
 const OPEN: u8 = 0b1_0000;
 const PENDING: u8 = 0;
@@ -244,6 +244,10 @@ impl Drop for Lasting {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        // Foreign code, on whatever thread comes last, perhaps at its end: its panic is not to end there (GAP-21).
+        // SAFETY: COMP-4: `&mut self`: no reference is left.
+        let outcome = self.outcome.with_mut(|outcome| unsafe { (*outcome).take() });
+        contain("the end of what a batch was settled with", || drop(outcome));
         // Relaxed: `&mut self`: the last reference is gone and its fence has ordered every other access before.
         let head = self.waiters.load(Relaxed);
         if head != done() {
@@ -681,7 +685,7 @@ fn wait_done<P: Parker>(
 }
 
 /// A record's result, to come. Kafka's `FutureRecordMetadata`; it cannot be cancelled (BATCH-18). Dropping it does not take the record
-/// back: it only means that nobody asks. A thread that drops futures keeps the result of the batch that the last one was of, some hundred bytes, until it drops one of another batch, or ends: futures that are dropped one after another then cost one exchange for a batch.
+/// back: it only means that nobody asks. A thread that drops futures keeps the result of the batch that the last one was of, and what that was settled with, until it drops one of another batch, or ends: futures that are dropped one after another then cost one exchange for a batch.
 ///
 /// It is a [`Future`], and has blocking forms for threads.
 #[must_use = "a record whose future is dropped may be lost unnoticed; to ignore it, append without a future"]

@@ -431,14 +431,15 @@ fn acc_10_more_threads_than_slots_append_all_the_same() {
             Worker::start(move || {
                 let append = |number| {
                     let content = format!("{thread} {number}");
-                    accumulator.append(&partition, &value(content.as_bytes()), Reply::IGNORE, LONG).map(drop)
+                    accumulator.append(&partition, &value(content.as_bytes()), Reply::FUTURE, LONG)
                 };
                 let first = append(0);
                 // All have a number by now, and keep it.
                 together.wait();
                 let others: Vec<_> = (1..RECORDS).map(append).collect();
                 together.wait();
-                first.is_ok() && others.iter().all(Result::is_ok)
+                let all = std::iter::once(first).chain(others);
+                all.map(|appended| appended.expect("accepted").future.expect("asked for")).collect::<Vec<_>>()
             })
         })
         .collect();
@@ -449,7 +450,9 @@ fn acc_10_more_threads_than_slots_append_all_the_same() {
         acknowledge(&mut rig, drained);
         seen.len() == THREADS * RECORDS
     });
-    assert!(workers.into_iter().all(Worker::result), "all were accepted");
+    for future in workers.into_iter().flat_map(Worker::result) {
+        assert!(future.is_done() && future.try_result().is_some_and(|ended| ended.is_ok()));
+    }
     let numbers = |thread: usize| {
         let of = format!("{thread} ");
         seen.iter().filter_map(|name| name.strip_prefix(&of)?.parse::<usize>().ok()).collect::<Vec<_>>()

@@ -63,7 +63,10 @@ impl<X> AtomicBatch<X> {
     ///
     /// # Errors
     /// As that.
-    pub fn reserve_run_announced<'p, P: Publish<X>>(
+    ///
+    /// # Safety
+    /// As that.
+    pub unsafe fn reserve_run_announced<'p, P: Publish<X>>(
         &self,
         records: &[Record<'_>],
         slot: &'p Slot,

@@ -44,15 +44,6 @@ impl<X> AtomicBatch<X> {
         self.word.store(word.seal().0 | WRITER, Relaxed);
     }
 
-    /// A future for the record that `begin` put in, of a batch that is owned.
-    ///
-    /// # Safety
-    /// BATCH-F: the caller owns the batch.
-    pub unsafe fn first_future_of_owner(&self) -> RecordFuture {
-        // SAFETY: the caller's promise.
-        unsafe { self.future_of_owner(0, self.base_timestamp) }
-    }
-
     /// # Safety
     /// BATCH-F: the caller owns the batch.
     #[inline]

@@ -3,9 +3,9 @@
 //! Who drops a record's future mostly drops next that of another record of the same batch. Each would be a subtraction from one count, which all who drop futures of that batch write to, and those who make some. So a thread keeps what it is to give back of one result, and gives
 //! it back in one subtraction when it drops a future of another, or ends.
 //!
-//! Until then the result lives, for this thread's sake: some hundred bytes, of one batch for each thread that has ever dropped a future; nothing of the pool's.
+//! Until then the result lives, for this thread's sake: of one batch, for each thread that has ever dropped a future. That is some hundred bytes and what the batch was settled with, its parts' results or a caller's own errors; nothing of the pool's.
 //!
-//! - **BACK-A** What a thread keeps are references that it holds (COMP-4). It uses none of them but to give them back.
+//! - **BACK-A** What a thread keeps are references that it holds (COMP-4). It uses none of them but to give them back. So no other result comes to lie at that address meanwhile.
 //!
 //! Not in a model, where each future gives back its own: what is kept here is seen by its thread alone, and giving back several at once is what a closed [`Completer`](super::Completer) does.
 
@@ -69,6 +69,7 @@ pub(super) unsafe fn give_back(of: NonNull<Shared>) {
 
 #[cfg(all(test, not(any(crossbeam_loom, unlatched_shuttle))))]
 mod tests {
+    use std::cell::RefCell;
     use std::sync::Arc;
     use std::thread;
 
@@ -117,6 +118,48 @@ mod tests {
         assert!(!lives(&topic));
     }
 
+    std::thread_local! {
+        static ONE: RefCell<Vec<RecordFuture>> = const { RefCell::new(Vec::new()) };
+        static OTHER: RefCell<Vec<RecordFuture>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn what_is_dropped_when_its_thread_has_ended_is_given_back_at_once() {
+        let [(one, early), (two, futures), (three, late)] = [(); 3].map(|()| result());
+        thread::spawn(move || {
+            // One of them ends before what is kept, the other after it, whichever order the system has.
+            ONE.with_borrow_mut(|kept| kept.extend(early));
+            drop(futures);
+            OTHER.with_borrow_mut(|kept| kept.extend(late));
+        })
+        .join()
+        .expect("it does not panic");
+        assert!(![one, two, three].iter().any(lives));
+    }
+
+    #[test]
+    fn what_panics_where_a_result_ends_reaches_nobody() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("on purpose: a destructor");
+            }
+        }
+        let panics = Panics;
+        let topic = Arc::<str>::from("t");
+        let mut completer = Completer::new(TopicPartition::new(Arc::clone(&topic), 0));
+        let future = completer.future(0, 7);
+        let of_each = Box::new(move |_| {
+            let _kept = &panics;
+            SendError::Aborted { reason: "its own" }
+        });
+        let error = SendError::Aborted { reason: "on purpose" };
+        assert_eq!(completer.close().fail(error, Some(of_each)), Ok(true));
+        // At the thread's end, where a panic would end the process.
+        thread::spawn(move || drop(future)).join().expect("it does not panic");
+        assert!(!lives(&topic));
+    }
+
     #[test]
     fn a_result_that_ends_may_drop_futures_itself() {
         // Each record's error keeps futures of another result: foreign code, dropped where a result ends.
@@ -130,15 +173,17 @@ mod tests {
             SendError::Aborted { reason: "its own" }
         });
         assert_eq!(completer.close().fail(error, Some(of_each)), Ok(true));
-        let (_, others) = result();
+        let (_, [other, _]) = result();
         thread::spawn(move || {
             drop(futures);
-            // Here the first goes, and with it the futures that it kept: they are the last that this thread has dropped.
-            drop(others);
+            // Here the first goes, and with it the futures that it kept: inside of this drop.
+            drop(other);
+            assert!(!lives(&topic));
+            assert!(lives(&inner), "the last that this thread has dropped");
+            inner
         })
         .join()
+        .map(|inner| assert!(!lives(&inner)))
         .expect("it does not panic");
-        assert!(!lives(&topic));
-        assert!(!lives(&inner));
     }
 }
