@@ -5,6 +5,7 @@
 //!
 //! Source: Kafka's `CopyOnWriteMap` and `RecordAccumulator.topicInfoMap`; MAP-01 to MAP-08.
 
+mod grow;
 mod segmented;
 
 use std::fmt;
