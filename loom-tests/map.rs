@@ -27,7 +27,7 @@ pub(crate) fn models() -> Vec<Check> {
     ]
 }
 
-/// What an entry holds: written in a cell, so that whoever reads it unordered is caught, and counted, so that a leak is.
+/// What an entry holds: written in a cell, so that whoever reads it unordered is caught, or after its end; and counted, so that a leak is.
 struct Content(UnsafeCell<u32>, #[allow(dead_code, reason = "held, not read")] Arc<()>);
 
 // SAFETY: written before it is shared, read after; the checker sees each access and fails where that is not so.
@@ -44,6 +44,13 @@ impl Content {
     fn read(&self) -> u32 {
         // SAFETY: nobody writes once it is shared.
         self.0.with(|cell| unsafe { *cell })
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        // SAFETY: this is its end: nobody reads it any more, or the checker or the verdict says so.
+        self.0.with_mut(|cell| unsafe { *cell = 0 });
     }
 }
 
@@ -130,8 +137,12 @@ fn growth_against_insert() -> Check {
     )
     // Its second makes a larger array.
     .role("grower", |map: &Map| format!("{} {}", create(map, "t", -1, 1), create(map, "t", -2, 2)))
-    .role("writer", |map| create(map, "t", -3, 3).to_string())
-    .expect(|map, results| format!("{} {}, then {}", results[0], results[1], odd(map, 3)), &["1 2 3, then 1 2 3"])
+    // And what it has copied it can read.
+    .role("writer", |map| format!("{} {}", create(map, "t", -3, 3), odd(map, 1)))
+    .expect(
+        |map, results| format!("{}, {}, then {}", results[0], results[1], odd(map, 3)),
+        &["1 2, 3 1, then 1 2 3", "1 2, 3 none, then 1 2 3"],
+    )
 }
 
 fn read_against_growth() -> Check {

@@ -1,7 +1,7 @@
 //! A hash table that only grows: what the partition map keeps its topics in, and a topic its odd numbers.
 //!
 //! A read is loads and nothing else: no pin, no store, no fence. It may be so because nothing is taken out of the table and nothing is freed before the table is: arrays that were
-//! outgrown stay in a chain, which is as long in all as the array in use, and what was cleared stays in it too.
+//! outgrown stay in a chain, all of them together no larger than the one in use, and what was cleared stays in it too.
 //!
 //! Source: freezing the slots of an array before it is copied is from Cliff Click's "A Lock-Free Hash Table" (2007), without its removals and without its copying by parts: a table of topics is small,
 //! so whoever needs more room copies all of it, and of those who do at once one is taken.
@@ -27,7 +27,7 @@
 //! - **GROW-E** A node is whole before the CAS that publishes it, and so is an array.
 //!
 //! # Linearization points
-//! A read that finds a node: its load of the slot. An array that was left for a larger one has it still, and so has that one (GROW-C). One that was cleared has it too: then at the load of `root`, or at the insert if that was later; see below.
+//! A read that finds a node: its load of the slot. An array that was left for a larger one has it still, and so has that one (GROW-C). In one that was cleared meanwhile: just before the clear; see below.
 //! A read that finds nothing, at a null in an array that stands in `root` and is not being replaced: its load of the slot. Otherwise its load of `root`: it was still this array that stood there, so no other had the key, and this one did not have it either,
 //! since a key's probe has no null before its node, nor a `moved`.
 //! An insert: the CAS of the slot that succeeds, while the array stands in `root`; for a loser, the load that finds the winner's. `clear`: its CAS of `root`; if that is null, the load.
@@ -60,7 +60,7 @@ const FIRST: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 2 } else 
 
 /// What a table is made of.
 pub(super) trait Node: Send + Sync {
-    /// The hash of its key: its low bits are those that tell keys apart.
+    /// The hash of its key, its best bits at the lower end: as `FxHasher` gives it since rustc-hash 2, which turns its product round for tables like this one.
     fn hash(&self) -> u64;
 }
 
@@ -156,7 +156,7 @@ impl<N> Array<N> {
     }
 }
 
-/// The slot that is looked at as number `at` of a probe. Both cores' hash has its best bits at the lower end.
+/// The slot that is looked at as number `at` of a probe.
 #[inline]
 const fn place(hash: u64, at: usize, slots: usize) -> usize {
     (hash as usize).wrapping_add(at) & (slots - 1)
@@ -171,10 +171,15 @@ impl<N: Node> GrowTable<N> {
     /// The array in use, if there is one.
     #[inline]
     fn array(&self) -> Option<&Array<N>> {
-        // Acquire pairs with the Release CAS in `publish`: the new array seen, it is seen whole (GROW-E); the old one or null seen, see "Linearization points".
-        let root = self.root.load(Acquire);
         // SAFETY: GROW-A.
-        unsafe { root.as_ref() }
+        unsafe { self.in_use().as_ref() }
+    }
+
+    /// What stands in `root`.
+    #[inline]
+    fn in_use(&self) -> *mut Array<N> {
+        // Acquire pairs with the Release CAS in `publish`: the new array seen, it is seen whole (GROW-E); the old one or null seen, see "Linearization points".
+        self.root.load(Acquire)
     }
 
     /// The node of a key: the one with this hash of which `is` says so.
@@ -200,11 +205,14 @@ impl<N: Node> GrowTable<N> {
     fn insert(&self, hash: u64, is: impl Fn(&N) -> bool, candidate: Arc<N>) -> &N {
         let candidate = Arc::into_raw(candidate).cast_mut();
         let stands = loop {
-            let array = self.array();
-            if let Some(stands) = array.and_then(|array| array.stand(hash, &is, candidate)) {
+            let array = self.in_use();
+            // SAFETY: GROW-A.
+            let old = unsafe { array.as_ref() };
+            if let Some(stands) = old.and_then(|old| old.stand(hash, &is, candidate)) {
                 break stands;
             }
-            self.grow(array);
+            let fresh = old.map_or_else(|| Array::empty(array), |old| Self::larger(old, array));
+            self.publish(array, fresh);
         };
         if stands != candidate {
             // SAFETY: the count that was for a slot, none of which took it.
@@ -214,28 +222,23 @@ impl<N: Node> GrowTable<N> {
         unsafe { &*stands }
     }
 
-    /// Replaces `old` by an array of twice the size with the same nodes, unless somebody else has replaced it by then.
-    fn grow(&self, old: Option<&Array<N>>) {
-        let Some(old) = old else {
-            self.publish(ptr::null_mut(), Array::empty(ptr::null_mut()));
-            return;
-        };
+    /// An array of twice the size with all the nodes of `old`, whose slots are final after this. `previous` points to that.
+    fn larger(old: &Array<N>, previous: *mut Array<N>) -> Box<Array<N>> {
         let mut slots = vec![ptr::null_mut::<N>(); 2 * old.slots.len()];
         for node in old.slots.iter().filter_map(Array::freeze) {
-            // SAFETY: GROW-D: it is in a slot of an array of ours.
+            // SAFETY: GROW-B, GROW-D: it stands in a slot.
             let hash = unsafe { (*node).hash() };
             let free = (0..slots.len()).map(|at| place(hash, at, slots.len())).find(|at| slots[*at].is_null());
             slots[free.expect("half of them are free")] = node;
         }
-        let old = ptr::from_ref(old).cast_mut();
-        self.publish(old, Array::boxed(slots, old, false));
+        Array::boxed(slots, previous, false)
     }
 
     /// Puts `fresh` into `root` in place of `old`; whether that stood there.
     fn publish(&self, old: *mut Array<N>, fresh: Box<Array<N>>) -> bool {
         let fresh = Box::into_raw(fresh);
         step("map.array");
-        // Release on success pairs with the Acquire load in `array`: whoever sees the new array sees its slots, and the nodes that they came with. Failed, or an old array seen: the winner's is loaded by `array`, so Relaxed here.
+        // Release on success pairs with the Acquire load in `in_use`: whoever sees the new array sees its slots, and the nodes that they came with. Failed: another came first, and whoever wants it loads it there, so Relaxed.
         // No address comes twice (GROW-A), so that it is the array that was frozen.
         let ours = self.root.compare_exchange(old, fresh, Release, Relaxed).is_ok();
         if !ours {

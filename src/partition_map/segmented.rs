@@ -43,7 +43,7 @@
 //! A late insert against a clear: who has found its topic before the clear puts its entry into a topic that was cleared. It has begun before the clear ended, so it comes before it; nobody who loads the root of `topics` later finds it.
 //!
 //! # Progress
-//! `get`, `with`: wait-free, six loads where no name stands in another's place. `get_or_create`: lock-free, wait-free once segment and topic exist: one CAS, nothing is tried again.
+//! `get`, `with`: wait-free: four loads of what others write, one more for each name that stands in another's place. `get_or_create`: lock-free, wait-free once segment and topic exist: one CAS, nothing is tried again.
 //! `for_each`, `len`, `clear`: lock-free.
 
 use std::fmt;
@@ -195,6 +195,7 @@ impl<V: Send + Sync> Topic<V> {
     }
 
     /// Whether an entry is that of a number.
+    #[inline]
     fn is(number: i32) -> impl Fn(&Entry<V>) -> bool {
         move |entry| entry.topic_partition.partition == number
     }
