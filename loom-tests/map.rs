@@ -19,6 +19,7 @@ pub(crate) fn models() -> Vec<Check> {
         read_against_growth(),
         walk_against_growth(),
         read_against_insert(),
+        read_against_insert_beyond_the_slots(),
         walk_against_two_inserts(),
         two_walks_against_two_inserts(),
         walk_against_clear(),
@@ -43,13 +44,15 @@ impl Content {
 
     fn read(&self) -> u32 {
         // SAFETY: nobody writes once it is shared.
-        self.0.with(|cell| unsafe { *cell })
+        let number = self.0.with(|cell| unsafe { *cell });
+        assert_ne!(number, 0, "read after its end");
+        number
     }
 }
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // SAFETY: this is its end: nobody reads it any more, or the checker or the verdict says so.
+        // SAFETY: this is its end: nobody reads it any more, or the checker or `read` says so.
         self.0.with_mut(|cell| unsafe { *cell = 0 });
     }
 }
@@ -168,12 +171,27 @@ fn walk_against_growth() -> Check {
     .expect(|_, results| results[0].clone(), &["[-1]", "[-2, -1]", "[-3, -2, -1]"])
 }
 
-fn read_against_insert() -> Check {
-    let read = |map: &Map| map.with("t", 1, Content::read).map_or("none".to_owned(), |number| number.to_string());
-    model("map_read_against_insert", "a reader finds nothing, or a whole entry", Bound::Full, with_topic)
+fn read_against(name: &str, law: &'static str, map: fn() -> Map, partition: i32) -> Check {
+    let read =
+        move |map: &Map| map.with("t", partition, Content::read).map_or("none".to_owned(), |number| number.to_string());
+    model(name, law, Bound::Full, map)
         .role("reader", move |map: &Map| format!("{} {}", read(map), read(map)))
-        .role("writer", |map| create(map, "t", 1, 1).to_string())
+        .role("writer", move |map| create(map, "t", partition, 1).to_string())
         .expect(|_, results| results[0].clone(), &["1 1", "none 1", "none none"])
+}
+
+fn read_against_insert() -> Check {
+    read_against("map_read_against_insert", "a reader finds nothing, or a whole entry", with_topic, 1)
+}
+
+fn read_against_insert_beyond_the_slots() -> Check {
+    let map = || {
+        // The second has made an array that has room for a third.
+        let map = with_odd();
+        create(&map, "t", -2, 7);
+        map
+    };
+    read_against("map_read_against_insert_beyond_the_slots", "likewise for a number without a slot", map, -3)
 }
 
 /// The numbers that a walk visits.
