@@ -21,7 +21,7 @@
 //! # Invariants
 //! - **GROW-A** Whatever has stood in `root` is in the chain that begins there, and is freed by the table's drop. So an array that was loaded can be read as long as the table is borrowed, and no address
 //!   stands in `root` twice.
-//! - **GROW-B** A slot leaves null once and never changes after that. A node's slot is the first of its probe that was null, so a key's probe ends at its node, at a null or at a `moved`, and no key has two nodes in an array.
+//! - **GROW-B** A slot leaves null once and never changes after that. A node's slot is the first of its probe that was null, so a key's probe ends at its node, at a null or at a `moved`, or has come round, and no key has two nodes in an array.
 //! - **GROW-C** `root` goes from an array to a larger one when all slots of the former have left null, and the larger one has all its nodes by then. So whatever is in an array is in what follows it, up to the next clear.
 //! - **GROW-D** The array in `root` owns a count of each of its nodes' `Arc`, and so does each that was cleared. One that was outgrown owns nothing: its counts have passed on to the one that follows. Only the table's drop gives them back.
 //! - **GROW-E** A node is whole before the CAS that publishes it, and so is an array.
