@@ -11,7 +11,7 @@ mod runner;
 
 /// How many models there are, crowds included.
 #[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
-const MODELS: usize = 154;
+const MODELS: usize = 160;
 
 #[cfg(all(unlatched_shuttle, not(crossbeam_loom)))]
 fn main() -> std::process::ExitCode {

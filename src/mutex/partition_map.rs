@@ -2,7 +2,7 @@
 //!
 //! Source: Kafka's `CopyOnWriteMap` and `RecordAccumulator.topicInfoMap`. A read is one acquire load of an immutable table under
 //! an epoch pin, which stands for the garbage collector that Kafka's read relies on; writers are serialised by one lock per map, copy the table,
-//! and publish the copy (MAP-01, MAP-02). The lock-free map will pin just so.
+//! and publish the copy (MAP-01, MAP-02).
 //!
 //! # Invariants
 //! - **CMAP-1** `table` is never null, and a published table is never changed.

@@ -5,6 +5,7 @@
 //!
 //! Source: Kafka's `CopyOnWriteMap` and `RecordAccumulator.topicInfoMap`; MAP-01 to MAP-08.
 
+mod grow;
 mod segmented;
 
 use std::fmt;
@@ -16,14 +17,13 @@ use crate::error::TopicPartition;
 
 /// A map from topic and partition to a `V` that never moves.
 ///
-/// Linearization points: a read takes effect where it loads the table, an insert where it publishes the new one. An insert happens before
-/// every read that returns it (MAP-08).
+/// An insert happens before every read that returns it (MAP-08). Where an operation takes effect is each map's own affair.
 pub trait PartitionMap<V: Send + Sync + 'static>: fmt::Debug + Send + Sync + Default + 'static {
     /// Keeps an entry reachable without the map.
     type Handle: Deref<Target = V> + Clone + Send + Sync;
 
-    /// Calls `read` with the entry, if there is one. No lock (MAP-01). Pinned meanwhile: `read` is to be short, not to wait, and no code of strangers (L8); whoever
-    /// wants more takes a handle.
+    /// Calls `read` with the entry, if there is one. No lock (MAP-01). `read` is to be short, not to wait, and no code of strangers (L8), since the twin is pinned meanwhile;
+    /// whoever wants more takes a handle.
     fn with<R>(&self, topic: &str, partition: i32, read: impl FnOnce(&V) -> R) -> Option<R>;
 
     /// A handle on the entry, if there is one.
@@ -43,6 +43,6 @@ pub trait PartitionMap<V: Send + Sync + 'static>: fmt::Debug + Send + Sync + Def
         self.len() == 0
     }
 
-    /// Empties the map: the last act of a forced close (MAP-06).
+    /// Empties the map: the last act of a forced close (MAP-06). What was in it may stay in memory until the map's end.
     fn clear(&self);
 }

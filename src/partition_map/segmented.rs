@@ -1,57 +1,65 @@
-//! The lock-free map: a table of topics that is replaced as a whole, and per topic an array that grows by segments and never moves.
+//! The lock-free map: a table of topics that only grows, and per topic an array that grows by segments and never moves.
 //!
 //! Kafka's `CopyOnWriteMap` copies everything for each new partition, under a lock. Here a new partition costs one compare-exchange in its
-//! place, however many there are (GAP-11); only a new *topic* copies a table, that of the topics.
+//! place, however many there are (GAP-11), and so does a new topic but for the growth of its table. Nothing is taken out but by `clear`, and nothing is freed before the map is: so a read is loads and nothing else.
 //!
 //! Source: Kafka's `CopyOnWriteMap` for what it must do (MAP-01 to MAP-08); the segmented array is Dechev, Pirkelbauer and Stroustrup, "Lock-free dynamically
 //! resizable arrays" (2006), without the resizing of what is there.
 //!
 //! # What is where
-//! - `topics`: an epoch-reclaimed table from name to [`Topic`]. A writer copies it, adds a topic, and exchanges the pointer.
+//! - `topics`: a [`GrowTable`] from name to [`Topic`]; its states and races are told there.
 //! - A topic's `segments`: pointers to arrays of slots, null until first needed. Segment `k` has `FIRST << k` slots, so partition numbers below [`DENSE`] have a
 //!   slot of their own, and no slot ever moves.
 //! - A slot: null, then for good a counted reference to its entry.
-//! - `sparse`: a copy-on-write table for numbers that no topic has in earnest, negative ones among them: they must not cost memory for all below them.
+//! - `sparse`: a [`GrowTable`] for numbers that no topic has in earnest, negative ones among them: they must not cost memory for all below them.
 //!
 //! | word | states | left by |
 //! |---|---|---|
-//! | `topics`, `sparse` | a table, never changed once published | CAS to a copy with one entry more; `clear` swaps in an empty one |
+//! | `topics`, `sparse` | see [`grow`](super::grow) | |
 //! | segment | null -> array | CAS by the first who needs it; a loser frees its own |
 //! | slot | null -> entry | CAS by the winner of an insert; losers take the winner's |
 //!
 //! # Invariants
-//! - **MAP-A** A published table never changes; it is retired once, by whoever took its pointer out of the word, and is not reached by who pins later.
+//! - **MAP-A** A topic that was found lives as long as the map, cleared or not (GROW-D).
 //! - **MAP-B** A segment's pointer and a slot's leave null once and never change after that, until the topic is dropped. So what they point to lives as long as the topic.
-//! - **MAP-C** A slot's pointer owns one count of its entry's `Arc`, which the drop of the topic gives back.
+//! - **MAP-C** A slot's pointer owns one count of its entry's `Arc`, which the drop of the topic gives back; so does one in `sparse` (GROW-D).
 //! - **MAP-D** An entry is whole before the CAS that publishes it.
 //!
 //! # Linearization points
-//! A read: its load of the slot (or of the first null on the way to it). An insert: the CAS of the slot that succeeds; for a loser, the load that finds the winner's.
-//! A walk: its load of `topics` in the second of the two passes that found the same entries. None of them had been cleared by then, since they were found once more; entries only come
-//! where nothing is cleared, so what both passes saw was all there was.
+//! A read: its load of the slot (or of the first null on the way to it); where a table ends the way, see there. An insert: the CAS of the slot that succeeds; for a loser, the load that finds the winner's.
+//! A walk: its load of the root of `topics` in the second of the two passes that found the same entries. None of them had been cleared by then, since they were found once more; entries only come
+//! where nothing is cleared, so what both passes saw was all there was: whatever was there at that load was in the array loaded, or, by the loads that come after it, is in the arrays of `sparse` and in the slots.
+//!
+//! Tables that grow between or during passes change nothing in this. What is in an array is in all that follow it up to the next clear, since no slot changes any more when the root leaves the array for a larger one (GROW-C): a pass that loads the larger one misses nothing,
+//! and one that has the smaller one still has all that was there when it loaded the root. A larger array may have the topics in another order: then the passes differ and the walk goes round once more.
 //!
 //! # The races that look dangerous
 //! A walk against a clear: one pass finds two entries; then all are cleared, and two others come while the second pass goes on, a third between them. It finds two as well: but they are
-//! not the same (and no address comes twice, since the first pass still counts what it found).
+//! not the same (and no address comes twice, since what was cleared stays).
 //!
 //! A walk reads slot 3 as null and slot 5 as taken, while 3 was taken before 5: no instant had 5 alone. The second pass reads 3 again and finds one more, so the
-//! walk goes round once more. Each round more means that an insert succeeded meanwhile.
+//! walk goes round once more. Each round more means that an insert succeeded meanwhile, or a growth, which an insert needed.
+//!
+//! A late insert against a clear: who has found its topic before the clear puts its entry into a topic that was cleared. It has begun before the clear ended, so it comes before it; nobody who loads the root of `topics` later finds it.
 //!
 //! # Progress
-//! `get`, `with`: wait-free, one pin and three loads. `get_or_create`: lock-free, wait-free once segment and topic exist: one CAS, nothing is tried again.
-//! `for_each`, `len`: lock-free.
+//! `get`, `with`: wait-free: four loads of what others write, one more for each name that stands in another's place. `get_or_create`: lock-free, wait-free once segment and topic exist: one CAS, nothing is tried again.
+//! `for_each`, `len`, `clear`: lock-free.
 
 use std::fmt;
+use std::hash::Hasher;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
+use rustc_hash::FxHasher;
+
 use super::PartitionMap;
+use super::grow::{GrowTable, Node};
 use crate::batch::contain;
 use crate::error::TopicPartition;
-use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::primitive::atomic::{AtomicPtr, fence};
-use crate::primitive::epoch::{self, Atomic, Guard, Owned};
-use crate::primitive::{step, table};
+use crate::primitive::step;
 
 /// Slots in a topic's first segment.
 const FIRST: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 1 } else { 8 };
@@ -60,8 +68,6 @@ const SEGMENTS: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 2 } el
 /// Partition numbers from 0 up to this one have slots: 131 064.
 const DENSE: usize = FIRST * ((1 << SEGMENTS) - 1);
 
-type Table<K, V> = table::Table<K, Arc<V>>;
-
 struct Entry<V> {
     topic_partition: TopicPartition,
     value: ManuallyDrop<V>,
@@ -69,82 +75,52 @@ struct Entry<V> {
 
 impl<V> Drop for Entry<V> {
     fn drop(&mut self) {
-        // Foreign code, which may run in anybody's pin: its panic is not to end there.
+        // Foreign code, which runs in whoever lets go last: its panic is not to end there.
         // SAFETY: the field is not touched again: this is its drop.
         contain("the destructor of a map's value", || unsafe { ManuallyDrop::drop(&mut self.value) });
     }
 }
 
+impl<V: Send + Sync> Node for Entry<V> {
+    fn hash(&self) -> u64 {
+        hash_of_number(self.topic_partition.partition)
+    }
+}
+
 type Slot<V> = AtomicPtr<Entry<V>>;
 
-struct Topic<V> {
+struct Topic<V: Send + Sync> {
+    name: Arc<str>,
+    /// Of the name.
+    hash: u64,
     segments: [AtomicPtr<Slot<V>>; SEGMENTS],
-    sparse: Atomic<Table<i32, Entry<V>>>,
+    sparse: GrowTable<Entry<V>>,
+}
+
+impl<V: Send + Sync> Node for Topic<V> {
+    fn hash(&self) -> u64 {
+        self.hash
+    }
 }
 
 /// The lock-free partition map.
 pub struct SegmentedMap<V: Send + Sync + 'static> {
-    topics: Atomic<Table<Arc<str>, Topic<V>>>,
+    topics: GrowTable<Topic<V>>,
 }
 
-/// Loads a table.
-fn snapshot<'g, K, T>(table: &Atomic<Table<K, T>>, guard: &'g Guard) -> &'g Table<K, T> {
-    // Acquire pairs with the Release CAS in `find_or_insert` and of the swap in `clear`: the new table seen, it is seen whole (MAP-D); the
-    // old one seen, it is whole too.
-    let table = table.load(Acquire, guard);
-    // SAFETY: MAP-A: never null, and we are pinned since before the load.
-    unsafe { table.deref() }
+/// The same in every run: a walk meets the entries in the same order, so that a simulation can be replayed.
+#[inline]
+fn hash_of_name(name: &str) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(name.as_bytes());
+    hasher.finish()
 }
 
-/// What `find` gets of the table, else `make`'s pair added to it by a copy. Lock-free: a CAS fails because another succeeded.
-fn find_or_insert<K, T>(
-    table: &Atomic<Table<K, T>>,
-    find: impl Fn(&Table<K, T>) -> Option<Arc<T>>,
-    make: impl FnOnce() -> (K, T),
-) -> Arc<T>
-where
-    K: std::hash::Hash + Eq + Clone,
-{
-    let look = || {
-        let guard = epoch::pin();
-        find(snapshot(table, &guard))
-    };
-    if let Some(found) = look() {
-        return found;
-    }
-    // Not pinned while foreign code runs (L8).
-    let (key, candidate) = make();
-    let candidate = Arc::new(candidate);
-    loop {
-        let guard = epoch::pin();
-        // Acquire: see `snapshot`.
-        let current = table.load(Acquire, &guard);
-        // SAFETY: MAP-A, as in `snapshot`.
-        let entries = unsafe { current.deref() };
-        if let Some(found) = find(entries) {
-            return found;
-        }
-        let mut copy = entries.clone();
-        copy.insert(key.clone(), Arc::clone(&candidate));
-        step("map.table");
-        // Release on success pairs with the Acquire loads here and in `snapshot`: whoever sees the copy sees it whole, the candidate included. If another
-        // table came first, the CAS fails, and the next round loads it (Acquire there, so Relaxed here): while we are pinned no address comes twice.
-        match table.compare_exchange(current, Owned::new(copy), Release, Relaxed, &guard) {
-            Ok(_) => {
-                // SAFETY: MAP-A: our CAS took it out of the word.
-                unsafe { guard.defer_destroy(current) }
-                return candidate;
-            }
-            Err(_) => continue,
-        }
-    }
-}
-
-/// Drops a table at the end of the word that holds it.
-fn drop_table<K, T>(table: &mut Atomic<Table<K, T>>) {
-    let table = std::mem::replace(table, Atomic::null());
-    // SAFETY: MAP-A: not null; `&mut`: nobody else can reach it.
-    drop(unsafe { table.into_owned() });
+#[inline]
+fn hash_of_number(number: i32) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write_i32(number);
+    hasher.finish()
 }
 
 /// The segment of a dense number, and its place there.
@@ -158,15 +134,14 @@ const fn slots(segment: usize) -> usize {
     FIRST << segment
 }
 
-impl<V: Send + Sync + 'static> Topic<V> {
-    fn new() -> Self {
-        Self {
-            segments: std::array::from_fn(|_| AtomicPtr::new(std::ptr::null_mut())),
-            sparse: Atomic::new(Table::default()),
-        }
+impl<V: Send + Sync> Topic<V> {
+    fn new(name: Arc<str>, hash: u64) -> Self {
+        let segments = std::array::from_fn(|_| AtomicPtr::new(std::ptr::null_mut()));
+        Self { name, hash, segments, sparse: GrowTable::new() }
     }
 
     /// The slots of a segment, if it is there.
+    #[inline]
     fn segment(&self, segment: usize) -> Option<&[Slot<V>]> {
         // Acquire pairs with the Release CAS in `segment_or_new`: not null, the slots are seen initialised; null, there is nothing to find yet.
         let slots_of = self.segments[segment].load(Acquire);
@@ -189,6 +164,7 @@ impl<V: Send + Sync + 'static> Topic<V> {
     }
 
     /// The entry of a slot, if there is one.
+    #[inline]
     fn entry(slot: &Slot<V>) -> Option<&Entry<V>> {
         // Acquire pairs with the Release CAS in `get_or_create`: not null, the entry is seen whole (MAP-D, MAP-08); null, it is not there yet.
         let entry = slot.load(Acquire);
@@ -196,40 +172,48 @@ impl<V: Send + Sync + 'static> Topic<V> {
         unsafe { entry.as_ref() }
     }
 
-    /// A further count of an entry that stands in a slot.
+    /// A further count of an entry that stands in a slot, or in `sparse`.
+    #[inline]
     fn counted(entry: &Entry<V>) -> Arc<Entry<V>> {
         let entry: *const Entry<V> = entry;
-        // SAFETY: MAP-C: it came from `Arc::into_raw`, and the slot's own count is not given back while the topic is borrowed.
+        // SAFETY: MAP-C: it came from `Arc::into_raw`, and the count of where it stands is not given back while the topic is borrowed.
         unsafe {
             Arc::increment_strong_count(entry);
             Arc::from_raw(entry)
         }
     }
 
-    fn find<'g>(&'g self, number: i32, guard: &'g Guard) -> Option<&'g Entry<V>> {
+    #[inline]
+    fn find(&self, number: i32) -> Option<&Entry<V>> {
         match usize::try_from(number) {
             Ok(number) if number < DENSE => {
                 let (segment, at) = place(number);
                 Self::entry(&self.segment(segment)?[at])
             }
-            _ => snapshot(&self.sparse, guard).get(&number).map(|entry| &**entry),
+            _ => self.sparse.find(hash_of_number(number), Self::is(number)),
         }
+    }
+
+    /// Whether an entry is that of a number.
+    #[inline]
+    fn is(number: i32) -> impl Fn(&Entry<V>) -> bool {
+        move |entry| entry.topic_partition.partition == number
     }
 
     fn get_or_create(&self, topic_partition: &TopicPartition, make: impl FnOnce() -> V) -> Arc<Entry<V>> {
         let number = topic_partition.partition;
-        let new = |value: V| Entry { topic_partition: topic_partition.clone(), value: ManuallyDrop::new(value) };
+        // Whole before it is published (MAP-D), and made while nothing is held (L8).
+        let new = || Arc::new(Entry { topic_partition: topic_partition.clone(), value: ManuallyDrop::new(make()) });
         let dense = usize::try_from(number).ok().filter(|number| *number < DENSE);
         let Some(dense) = dense else {
-            return find_or_insert(&self.sparse, |table| table.get(&number).cloned(), || (number, new(make())));
+            return Self::counted(self.sparse.find_or_insert(hash_of_number(number), Self::is(number), new));
         };
         let (segment, at) = place(dense);
         let slot = &self.segment(segment).unwrap_or_else(|| self.segment_or_new(segment))[at];
         if let Some(found) = Self::entry(slot) {
             return Self::counted(found);
         }
-        // Whole before it is published (MAP-D), and built while nothing is pinned or held (L8).
-        let entry = Arc::new(new(make()));
+        let entry = new();
         let published = Arc::into_raw(Arc::clone(&entry));
         step("map.insert");
         // Release on success pairs with the Acquire load in `entry`. Failed: Acquire, since the winner's entry is handed out.
@@ -245,20 +229,18 @@ impl<V: Send + Sync + 'static> Topic<V> {
     }
 
     /// One pass: every entry found, in the order of numbers.
-    fn collect(&self, guard: &Guard, found: &mut Vec<Arc<Entry<V>>>) {
+    fn collect<'m>(&'m self, found: &mut Vec<&'m Entry<V>>) {
         for segment in 0..SEGMENTS {
             // A later segment may be there without an earlier one.
-            for slot in self.segment(segment).unwrap_or_default() {
-                found.extend(Self::entry(slot).map(Self::counted));
-            }
+            found.extend(self.segment(segment).unwrap_or_default().iter().filter_map(Self::entry));
         }
         let at = found.len();
-        found.extend(snapshot(&self.sparse, guard).values().cloned());
+        found.extend(self.sparse.nodes());
         found[at..].sort_by_key(|entry| entry.topic_partition.partition);
     }
 }
 
-impl<V> Drop for Topic<V> {
+impl<V: Send + Sync> Drop for Topic<V> {
     fn drop(&mut self) {
         for (segment, pointer) in self.segments.iter().enumerate() {
             // Relaxed: `&mut self`: the last reference is gone, and what took it away ordered every other access before.
@@ -277,34 +259,40 @@ impl<V> Drop for Topic<V> {
                 }
             }
         }
-        drop_table(&mut self.sparse);
     }
 }
 
 impl<V: Send + Sync + 'static> SegmentedMap<V> {
-    fn find<'g>(&'g self, topic: &str, partition: i32, guard: &'g Guard) -> Option<&'g Entry<V>> {
-        snapshot(&self.topics, guard).get(topic)?.find(partition, guard)
+    /// Whether a topic is that of a name: nearly always the hash tells.
+    #[inline]
+    fn is(hash: u64, name: &str) -> impl Fn(&Topic<V>) -> bool {
+        move |topic| topic.hash == hash && *topic.name == *name
+    }
+
+    #[inline]
+    fn find(&self, topic: &str, partition: i32) -> Option<&Entry<V>> {
+        let hash = hash_of_name(topic);
+        self.topics.find(hash, Self::is(hash, topic))?.find(partition)
     }
 
     /// Every entry of one instant, topic by topic.
-    fn entries(&self) -> Vec<Arc<Entry<V>>> {
+    fn entries(&self) -> Vec<&Entry<V>> {
         let pass = || {
-            let guard = epoch::pin();
             let mut found = Vec::new();
-            for topic in snapshot(&self.topics, &guard).values() {
-                topic.collect(&guard, &mut found);
+            for topic in self.topics.nodes() {
+                topic.collect(&mut found);
             }
             found
         };
         let mut before = pass();
         loop {
             step("map.walk");
-            // SeqCst: pairs with this fence in another walk. Of the two the later one's second pass sees what the earlier one's first pass saw; so of two inserts not each walk
-            // takes another for the first. (A pin has such a fence, but not if the caller is pinned already.)
+            // SeqCst: pairs with this fence in another walk. Of the two the later one's second pass sees what the earlier one's first pass saw, by the same root or a later one, which has it too (GROW-C); so of two inserts not each walk
+            // takes another for the first.
             fence(SeqCst);
             let now = pass();
             // The same entries, and not as many: after a clear others may have come in their place.
-            if now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| Arc::ptr_eq(now, before)) {
+            if now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| std::ptr::eq(*now, *before)) {
                 return now;
             }
             before = now;
@@ -314,13 +302,7 @@ impl<V: Send + Sync + 'static> SegmentedMap<V> {
 
 impl<V: Send + Sync + 'static> Default for SegmentedMap<V> {
     fn default() -> Self {
-        Self { topics: Atomic::new(Table::default()) }
-    }
-}
-
-impl<V: Send + Sync + 'static> Drop for SegmentedMap<V> {
-    fn drop(&mut self) {
-        drop_table(&mut self.topics);
+        Self { topics: GrowTable::new() }
     }
 }
 
@@ -345,24 +327,26 @@ impl<V> std::ops::Deref for PartitionHandle<V> {
 impl<V: Send + Sync + 'static> PartitionMap<V> for SegmentedMap<V> {
     type Handle = PartitionHandle<V>;
 
+    #[inline]
     fn with<R>(&self, topic: &str, partition: i32, read: impl FnOnce(&V) -> R) -> Option<R> {
-        let guard = epoch::pin();
-        self.find(topic, partition, &guard).map(|entry| read(&entry.value))
+        self.find(topic, partition).map(|entry| read(&entry.value))
     }
 
+    #[inline]
     fn get(&self, topic: &str, partition: i32) -> Option<PartitionHandle<V>> {
-        let guard = epoch::pin();
-        self.find(topic, partition, &guard).map(|entry| PartitionHandle(Topic::counted(entry)))
+        self.find(topic, partition).map(|entry| PartitionHandle(Topic::counted(entry)))
     }
 
     fn get_or_create(&self, topic_partition: &TopicPartition, make: impl FnOnce() -> V) -> PartitionHandle<V> {
         let name = &topic_partition.topic;
-        let topic = find_or_insert(&self.topics, |table| table.get(&**name).cloned(), || (name.clone(), Topic::new()));
+        let hash = hash_of_name(name);
+        let new = || Arc::new(Topic::new(name.clone(), hash));
+        let topic = self.topics.find_or_insert(hash, Self::is(hash, name), new);
         PartitionHandle(topic.get_or_create(topic_partition, make))
     }
 
     fn for_each(&self, mut visit: impl FnMut(&TopicPartition, &V)) {
-        // Unpinned: what `visit` does is its own affair (L8).
+        // Nothing is held: what `visit` does is its own affair (L8).
         for entry in self.entries() {
             visit(&entry.topic_partition, &entry.value);
         }
@@ -372,14 +356,9 @@ impl<V: Send + Sync + 'static> PartitionMap<V> for SegmentedMap<V> {
         self.entries().len()
     }
 
+    /// What was cleared stays in memory until the map's end.
     fn clear(&self) {
-        let guard = epoch::pin();
-        // Release pairs with the Acquire loads in `snapshot`. Acquire: the old table is retired through what this returns.
-        let old = self.topics.swap(Owned::new(Table::default()), AcqRel, &guard);
-        // SAFETY: MAP-A: the swap took it out of the word.
-        unsafe { guard.defer_destroy(old) }
-        // It holds every entry: it is not to wait for this thread's next pins, of which there may be none.
-        contain("the destructor of something retired", || epoch::settle(guard));
+        self.topics.clear();
     }
 }
 
@@ -422,5 +401,54 @@ mod tests {
         }
         assert_eq!(map.with("t", 9, |_| ()), None);
         assert_eq!(map.len(), odd.len());
+    }
+    #[test]
+    fn topics_that_are_numbered_do_not_crowd() {
+        let names = ["topic-", "t", "com.example.flights.arrivals.", ""];
+        for (prefix, topics) in
+            names.into_iter().flat_map(|prefix| [10, 100, 1_000, 10_000].map(|topics| (prefix, topics)))
+        {
+            let map = SegmentedMap::default();
+            let names: Vec<String> = (0..topics).map(|number| format!("{prefix}{number}")).collect();
+            for name in &names {
+                map.get_or_create(&TopicPartition::new(name.as_str(), 0), || 0);
+            }
+            let (mut looked_at, mut longest) = (0, 0);
+            for name in &names {
+                let looks = std::cell::Cell::new(0);
+                let hash = hash_of_name(name);
+                let is = |topic: &Topic<i32>| {
+                    looks.set(looks.get() + 1);
+                    *topic.name == **name
+                };
+                assert!(map.topics.find(hash, is).is_some());
+                (looked_at, longest) = (looked_at + looks.get(), longest.max(looks.get()));
+            }
+            // At three quarters full two and a half are usual.
+            assert!(
+                looked_at <= 3 * topics && longest <= 200,
+                "{prefix}0 to {prefix}{topics}: {looked_at}, {longest} at most"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_without_a_slot_do_not_crowd() {
+        let map = SegmentedMap::default();
+        let numbers =
+            (-5_000..0).chain(DENSE as i32..DENSE as i32 + 5_000).chain((1..1_000).map(|n| i32::MIN + (n << 12)));
+        for partition in numbers.clone() {
+            map.get_or_create(&TopicPartition::new("t", partition), || 0);
+        }
+        let topic = map.topics.nodes().next().expect("it is there");
+        let looks = std::cell::Cell::new(0);
+        for partition in numbers.clone() {
+            let is = |entry: &Entry<i32>| {
+                looks.set(looks.get() + 1);
+                entry.topic_partition.partition == partition
+            };
+            assert!(topic.sparse.find(hash_of_number(partition), is).is_some());
+        }
+        assert!(looks.get() <= 3 * numbers.count(), "{}", looks.get());
     }
 }

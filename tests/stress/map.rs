@@ -59,7 +59,8 @@ impl<M: PartitionMap<Value>> Walker<M> {
     fn place(&mut self) -> Place {
         let topic = TOPICS[self.random.below(3) as usize];
         let partition = match self.random.below(8) {
-            0 => [-1, i32::MAX, i32::MIN, 1 << 20][self.random.below(4) as usize],
+            // Sixteen of them, so that their table grows.
+            0 => [-1, i32::MAX, i32::MIN, 1 << 20][self.random.below(4) as usize] ^ self.random.below(4) as i32,
             // Of a later segment.
             1 => 200 + self.random.below(4) as i32,
             _ => self.random.below(24) as i32,
