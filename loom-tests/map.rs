@@ -264,8 +264,9 @@ fn walk_against_clear() -> Check {
         Bound::Preemptions(3),
         || {
             let map = Map::default();
+            // Not those that come first again: the same keys are not the same entries.
             create(&map, "t", 0, 7);
-            create(&map, "t", 1, 7);
+            create(&map, "t", 2, 7);
             map
         },
     )
@@ -277,7 +278,7 @@ fn walk_against_clear() -> Check {
         }
         String::new()
     })
-    .expect(|_, results| results[0].clone(), &["[0, 1, 2]", "[0, 1]", "[0]", "[]"])
+    .expect(|_, results| results[0].clone(), &["[0, 1, 2]", "[0, 1]", "[0, 2]", "[0]", "[]"])
 }
 
 fn clear_against(name: &str, law: &'static str, map: fn() -> Map) -> Check {

@@ -1,7 +1,7 @@
 //! A hash table that only grows: what the partition map keeps its topics in, and a topic its odd numbers.
 //!
 //! A read is loads and nothing else: no pin, no store, no fence. It may be so because nothing is taken out of the table and nothing is freed before the table is: arrays that were
-//! outgrown stay in a chain, all of them together no larger than the one in use, and what was cleared stays in it too.
+//! outgrown stay in a chain, all of them since the last clear together no more slots than the one in use has, and what was cleared stays in it too.
 //!
 //! Source: freezing the slots of an array before it is copied is from Cliff Click's "A Lock-Free Hash Table" (2007), without its removals and without its copying by parts: a table of topics is small,
 //! so whoever needs more room copies all of it, and of those who do at once one is taken.
@@ -32,6 +32,9 @@
 //! since a key's probe has no null before its node, nor a `moved`.
 //! An insert: the CAS of the slot that succeeds, while the array stands in `root`; for a loser, the load that finds the winner's. `clear`: its CAS of `root`; if that is null, the load.
 //!
+//! All of this is of one key. What several look-ups find, of several keys, is ordered by what happens before them and by nothing else: of two threads each of which puts in a key and then looks for the other's, both may miss it on a processor that delays its stores
+//! beyond its loads, though each insert has returned. (Kafka's volatile read, and a pin, whose fence this table does without, do not allow that.) Walks see inserts in one order, by a fence of their own.
+//!
 //! An insert that has loaded `root` before a clear can still put its node into what was cleared. It had begun before the clear ended, so it comes before it, just as does whoever finds the node there: they too had loaded `root` before. Nobody who loads `root` later finds it.
 //!
 //! # The races that look dangerous
@@ -48,7 +51,7 @@
 //! `find`, `nodes`: wait-free: no slot is looked at twice. `find_or_insert`, `clear`: lock-free. The exchange of a slot fails because another insert or a growth has taken it, that of `root` because another array came; and an array of twice the size can take all that
 //! the former had in half its slots, so growths are few.
 
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crate::primitive::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -104,14 +107,12 @@ impl<N> Array<N> {
         (0..self.slots.len()).map(move |at| &self.slots[place(hash, at, self.slots.len())])
     }
 
-    /// The node of a slot, if there is one.
+    /// The node of a slot, if there is one: by its pointer, through which its count may be raised.
     #[inline]
-    fn node(slot: &AtomicPtr<N>) -> Option<&N> {
+    fn node(slot: &AtomicPtr<N>) -> Option<NonNull<N>> {
         // Acquire pairs with the Release CAS of the slot in `stand`, or of `root` in `publish` if the node came with the array: the node is seen whole (GROW-E). Null or
         // `moved`: it is not there, or not here.
-        let node = slot.load(Acquire);
-        // SAFETY: GROW-B, GROW-D: neither null nor `moved`, it is a node, whose count is given back by the table's drop only, and the table is borrowed.
-        (node.addr() > moved::<N>().addr()).then(|| unsafe { &*node })
+        NonNull::new(slot.load(Acquire)).filter(|node| node.as_ptr() != moved())
     }
 
     /// The node that stands for a key: the one found, or `candidate`, put into the first free slot. `None`: this array takes no more.
@@ -182,12 +183,13 @@ impl<N: Node> GrowTable<N> {
         self.root.load(Acquire)
     }
 
-    /// The node of a key: the one with this hash of which `is` says so.
+    /// The node of a key: the one with this hash of which `is` says so. It lives as long as the table.
     #[inline]
-    pub(super) fn find(&self, hash: u64, is: impl Fn(&N) -> bool) -> Option<&N> {
+    pub(super) fn find(&self, hash: u64, is: impl Fn(&N) -> bool) -> Option<NonNull<N>> {
         for slot in self.array()?.probe(hash) {
             let node = Array::node(slot)?;
-            if is(node) {
+            // SAFETY: GROW-B, GROW-D: a node, whose count is given back by the table's drop only.
+            if is(unsafe { node.as_ref() }) {
                 return Some(node);
             }
         }
@@ -196,13 +198,18 @@ impl<N: Node> GrowTable<N> {
 
     /// The node of a key, made with `make` if there is none. What is made may be for nothing, if another comes first (MAP-04).
     #[inline]
-    pub(super) fn find_or_insert(&self, hash: u64, is: impl Fn(&N) -> bool, make: impl FnOnce() -> Arc<N>) -> &N {
+    pub(super) fn find_or_insert(
+        &self,
+        hash: u64,
+        is: impl Fn(&N) -> bool,
+        make: impl FnOnce() -> Arc<N>,
+    ) -> NonNull<N> {
         // Nothing is held while foreign code runs (L8).
         self.find(hash, &is).unwrap_or_else(|| self.insert(hash, is, make()))
     }
 
     #[cold]
-    fn insert(&self, hash: u64, is: impl Fn(&N) -> bool, candidate: Arc<N>) -> &N {
+    fn insert(&self, hash: u64, is: impl Fn(&N) -> bool, candidate: Arc<N>) -> NonNull<N> {
         let candidate = Arc::into_raw(candidate).cast_mut();
         let stands = loop {
             let array = self.in_use();
@@ -211,15 +218,17 @@ impl<N: Node> GrowTable<N> {
             if let Some(stands) = old.and_then(|old| old.stand(hash, &is, candidate)) {
                 break stands;
             }
-            let fresh = old.map_or_else(|| Array::empty(array), |old| Self::larger(old, array));
-            self.publish(array, fresh);
+            // Another was here first: its array has room.
+            if self.in_use() == array {
+                let fresh = old.map_or_else(|| Array::empty(array), |old| Self::larger(old, array));
+                self.publish(array, fresh);
+            }
         };
         if stands != candidate {
             // SAFETY: the count that was for a slot, none of which took it.
             drop(unsafe { Arc::from_raw(candidate) });
         }
-        // SAFETY: GROW-D: it stands in a slot, or did just now in what was cleared since; its count is given back by the table's drop only.
-        unsafe { &*stands }
+        NonNull::new(stands).expect("a node stands there")
     }
 
     /// An array of twice the size with all the nodes of `old`, whose slots are final after this. `previous` points to that.
@@ -250,7 +259,9 @@ impl<N: Node> GrowTable<N> {
 
     /// Every node that is found on one way through the slots.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &N> {
-        self.array().into_iter().flat_map(|array| array.slots.iter().filter_map(Array::node))
+        // SAFETY: GROW-D, as in `find`.
+        let node = |slot| Array::node(slot).map(|node| unsafe { node.as_ref() });
+        self.array().into_iter().flat_map(move |array| array.slots.iter().filter_map(node))
     }
 
     /// Empties the table. What was in it stays in memory until the table's end: a reader may be at it, and nobody knows.
@@ -299,11 +310,14 @@ mod tests {
     }
 
     fn find<'t>(table: &'t GrowTable<Name>, name: &str, hash: u64) -> Option<&'t Name> {
-        table.find(hash, |node| node.0 == name)
+        // SAFETY: it lives as long as the table.
+        table.find(hash, |node| node.0 == name).map(|node| unsafe { node.as_ref() })
     }
 
     fn put<'t>(table: &'t GrowTable<Name>, name: &str, hash: u64) -> &'t Name {
-        table.find_or_insert(hash, |node| node.0 == name, || Arc::new(Name(name.to_owned(), hash)))
+        let make = || Arc::new(Name(name.to_owned(), hash));
+        // SAFETY: as above.
+        unsafe { table.find_or_insert(hash, |node| node.0 == name, make).as_ref() }
     }
 
     fn slots(table: &GrowTable<Name>) -> usize {
@@ -382,7 +396,7 @@ mod tests {
                 Arc::clone(&lost)
             },
         );
-        assert!(!ptr::eq(found, &*lost));
+        assert!(!ptr::eq(found.as_ptr(), Arc::as_ptr(&lost)));
         assert_eq!(Arc::strong_count(&lost), 1);
     }
 }

@@ -29,10 +29,10 @@ pub trait PartitionMap<V: Send + Sync + 'static>: fmt::Debug + Send + Sync + Def
     /// A handle on the entry, if there is one.
     fn get(&self, topic: &str, partition: i32) -> Option<Self::Handle>;
 
-    /// A handle on the entry, made with `make` if there is none. Racing callers all get the same entry (MAP-03, MAP-04).
+    /// A handle on the entry, made with `make` if there is none. Racing callers all get the same entry (MAP-03, MAP-04), unless a clear comes between them.
     fn get_or_create(&self, topic_partition: &TopicPartition, make: impl FnOnce() -> V) -> Self::Handle;
 
-    /// Calls `visit` for every entry of one snapshot: what is inserted meanwhile is not seen (MAP-07).
+    /// Calls `visit` for every entry of one snapshot: what is inserted while it visits is not seen (MAP-07).
     fn for_each(&self, visit: impl FnMut(&TopicPartition, &V));
 
     /// Entries now.

@@ -26,7 +26,7 @@
 //! - **MAP-D** An entry is whole before the CAS that publishes it.
 //!
 //! # Linearization points
-//! A read: its load of the slot (or of the first null on the way to it); where a table ends the way, see there. An insert: the CAS of the slot that succeeds; for a loser, the load that finds the winner's.
+//! A read: its load of the slot (or of the first null on the way to it); where a table ends the way, see there, also for the order of several. In a topic that was cleared meanwhile: just before the clear, whether it finds the entry or not. An insert: the CAS of the slot that succeeds; for a loser, the load that finds the winner's.
 //! A walk: its load of the root of `topics` in the second of the two passes that found the same entries. None of them had been cleared by then, since they were found once more; entries only come
 //! where nothing is cleared, so what both passes saw was all there was: whatever was there at that load was in the array loaded, or, by the loads that come after it, is in the arrays of `sparse` and in the slots.
 //!
@@ -43,12 +43,13 @@
 //! A late insert against a clear: who has found its topic before the clear puts its entry into a topic that was cleared. It has begun before the clear ended, so it comes before it; nobody who loads the root of `topics` later finds it.
 //!
 //! # Progress
-//! `get`, `with`: wait-free: four loads of what others write, one more for each name that stands in another's place. `get_or_create`: lock-free, wait-free once segment and topic exist: one CAS, nothing is tried again.
+//! `get`, `with`: wait-free: four loads of what others write, one more for each name that stands in another's place. `get_or_create`: lock-free, wait-free once segment and topic exist, of a number with a slot: one CAS, nothing is tried again.
 //! `for_each`, `len`, `clear`: lock-free.
 
 use std::fmt;
 use std::hash::Hasher;
 use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use rustc_hash::FxHasher;
@@ -165,18 +166,19 @@ impl<V: Send + Sync> Topic<V> {
 
     /// The entry of a slot, if there is one.
     #[inline]
-    fn entry(slot: &Slot<V>) -> Option<&Entry<V>> {
+    fn entry(slot: &Slot<V>) -> Option<NonNull<Entry<V>>> {
         // Acquire pairs with the Release CAS in `get_or_create`: not null, the entry is seen whole (MAP-D, MAP-08); null, it is not there yet.
-        let entry = slot.load(Acquire);
-        // SAFETY: MAP-B and MAP-C: the slot's count keeps it as long as the topic, which outlives the borrow of its slot.
-        unsafe { entry.as_ref() }
+        NonNull::new(slot.load(Acquire))
     }
 
     /// A further count of an entry that stands in a slot, or in `sparse`.
+    ///
+    /// # Safety
+    /// It stands in this topic.
     #[inline]
-    fn counted(entry: &Entry<V>) -> Arc<Entry<V>> {
-        let entry: *const Entry<V> = entry;
-        // SAFETY: MAP-C: it came from `Arc::into_raw`, and the count of where it stands is not given back while the topic is borrowed.
+    unsafe fn counted(&self, entry: NonNull<Entry<V>>) -> Arc<Entry<V>> {
+        let entry = entry.as_ptr().cast_const();
+        // SAFETY: MAP-C: it came from `Arc::into_raw`, as the pointer that it is, and the count of where it stands is not given back while the topic is borrowed.
         unsafe {
             Arc::increment_strong_count(entry);
             Arc::from_raw(entry)
@@ -184,7 +186,7 @@ impl<V: Send + Sync> Topic<V> {
     }
 
     #[inline]
-    fn find(&self, number: i32) -> Option<&Entry<V>> {
+    fn find(&self, number: i32) -> Option<NonNull<Entry<V>>> {
         match usize::try_from(number) {
             Ok(number) if number < DENSE => {
                 let (segment, at) = place(number);
@@ -206,12 +208,15 @@ impl<V: Send + Sync> Topic<V> {
         let new = || Arc::new(Entry { topic_partition: topic_partition.clone(), value: ManuallyDrop::new(make()) });
         let dense = usize::try_from(number).ok().filter(|number| *number < DENSE);
         let Some(dense) = dense else {
-            return Self::counted(self.sparse.find_or_insert(hash_of_number(number), Self::is(number), new));
+            let entry = self.sparse.find_or_insert(hash_of_number(number), Self::is(number), new);
+            // SAFETY: it stands there.
+            return unsafe { self.counted(entry) };
         };
         let (segment, at) = place(dense);
         let slot = &self.segment(segment).unwrap_or_else(|| self.segment_or_new(segment))[at];
         if let Some(found) = Self::entry(slot) {
-            return Self::counted(found);
+            // SAFETY: it stands there.
+            return unsafe { self.counted(found) };
         }
         let entry = new();
         let published = Arc::into_raw(Arc::clone(&entry));
@@ -222,8 +227,9 @@ impl<V: Send + Sync> Topic<V> {
             Err(winner) => {
                 // SAFETY: the count that was for the slot, which did not take it.
                 drop(unsafe { Arc::from_raw(published) });
-                // SAFETY: MAP-B: not null, or the CAS would have succeeded.
-                Self::counted(unsafe { &*winner })
+                let winner = NonNull::new(winner).expect("or the exchange would have succeeded");
+                // SAFETY: it stands there.
+                unsafe { self.counted(winner) }
             }
         }
     }
@@ -232,7 +238,9 @@ impl<V: Send + Sync> Topic<V> {
     fn collect<'m>(&'m self, found: &mut Vec<&'m Entry<V>>) {
         for segment in 0..SEGMENTS {
             // A later segment may be there without an earlier one.
-            found.extend(self.segment(segment).unwrap_or_default().iter().filter_map(Self::entry));
+            let entries = self.segment(segment).unwrap_or_default().iter().filter_map(Self::entry);
+            // SAFETY: MAP-B and MAP-C: it lives as long as the topic, which is borrowed.
+            found.extend(entries.map(|entry| unsafe { entry.as_ref() }));
         }
         let at = found.len();
         found.extend(self.sparse.nodes());
@@ -269,10 +277,13 @@ impl<V: Send + Sync + 'static> SegmentedMap<V> {
         move |topic| topic.hash == hash && *topic.name == *name
     }
 
+    /// The topic, and its entry of that number.
     #[inline]
-    fn find(&self, topic: &str, partition: i32) -> Option<&Entry<V>> {
+    fn find(&self, topic: &str, partition: i32) -> Option<(&Topic<V>, NonNull<Entry<V>>)> {
         let hash = hash_of_name(topic);
-        self.topics.find(hash, Self::is(hash, topic))?.find(partition)
+        // SAFETY: MAP-A.
+        let topic = unsafe { self.topics.find(hash, Self::is(hash, topic))?.as_ref() };
+        Some((topic, topic.find(partition)?))
     }
 
     /// Every entry of one instant, topic by topic.
@@ -329,19 +340,22 @@ impl<V: Send + Sync + 'static> PartitionMap<V> for SegmentedMap<V> {
 
     #[inline]
     fn with<R>(&self, topic: &str, partition: i32, read: impl FnOnce(&V) -> R) -> Option<R> {
-        self.find(topic, partition).map(|entry| read(&entry.value))
+        // SAFETY: MAP-A, MAP-C: it lives as long as the map.
+        self.find(topic, partition).map(|(_, entry)| read(unsafe { &entry.as_ref().value }))
     }
 
     #[inline]
     fn get(&self, topic: &str, partition: i32) -> Option<PartitionHandle<V>> {
-        self.find(topic, partition).map(|entry| PartitionHandle(Topic::counted(entry)))
+        // SAFETY: it was found there.
+        self.find(topic, partition).map(|(topic, entry)| PartitionHandle(unsafe { topic.counted(entry) }))
     }
 
     fn get_or_create(&self, topic_partition: &TopicPartition, make: impl FnOnce() -> V) -> PartitionHandle<V> {
         let name = &topic_partition.topic;
         let hash = hash_of_name(name);
         let new = || Arc::new(Topic::new(name.clone(), hash));
-        let topic = self.topics.find_or_insert(hash, Self::is(hash, name), new);
+        // SAFETY: MAP-A.
+        let topic = unsafe { self.topics.find_or_insert(hash, Self::is(hash, name), new).as_ref() };
         PartitionHandle(topic.get_or_create(topic_partition, make))
     }
 
@@ -402,6 +416,21 @@ mod tests {
         assert_eq!(map.with("t", 9, |_| ()), None);
         assert_eq!(map.len(), odd.len());
     }
+
+    #[test]
+    fn two_topics_of_one_hash_are_two() {
+        let names = ["03aaeha003aaeha0", "M_DIz.wKM_DIz.wK"]
+            .map(|middle| format!("d9n81wdg90hqrl4dunlatched-topic-{middle}0123456789abcdef"));
+        if cfg!(target_pointer_width = "64") {
+            assert_eq!(hash_of_name(&names[0]), hash_of_name(&names[1]));
+        }
+        let map = SegmentedMap::default();
+        let made =
+            names.each_ref().map(|name| map.get_or_create(&TopicPartition::new(name.as_str(), 0), || name.clone()));
+        assert_ne!(*made[0], *made[1]);
+        assert!(names.iter().all(|name| map.with(name, 0, String::clone).as_ref() == Some(name)));
+    }
+
     #[test]
     fn topics_that_are_numbered_do_not_crowd() {
         let names = ["topic-", "t", "com.example.flights.arrivals.", ""];

@@ -24,6 +24,7 @@ pub(crate) const ALLOWED: &[(&str, &str)] = &[
     ("POOL-12", "GAP-03"),
     ("POOL-16", "GAP-03"),
     ("MAP-02", "GAP-11"),
+    ("MAP-06", "GAP-11"),
     ("MAP-04", "GAP-12"),
     ("BATCH-03", "GAP-34"),
     ("BATCH-05", "GAP-34"),

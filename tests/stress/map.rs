@@ -20,7 +20,9 @@ on_each![
 
 const THREADS: usize = 4;
 const STEPS: usize = 150;
-const TOPICS: [&str; 3] = ["flights", "airports", "carriers"];
+/// As many as make their table grow.
+const TOPICS: [&str; 16] =
+    ["flights", "airports", "carriers", "planes", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
 
 /// What an entry holds: what it was made for, on the heap, so that a sanitizer sees who reads it too late.
 struct Value {
@@ -57,7 +59,9 @@ struct Walker<M: PartitionMap<Value>> {
 impl<M: PartitionMap<Value>> Walker<M> {
     /// Few partitions, so that threads meet; some without a slot of their own.
     fn place(&mut self) -> Place {
-        let topic = TOPICS[self.random.below(3) as usize];
+        // Most of it in few topics, so that threads meet.
+        let topics = if self.random.below(4) == 0 { TOPICS.len() as u64 } else { 3 };
+        let topic = TOPICS[self.random.below(topics) as usize];
         let partition = match self.random.below(8) {
             // Sixteen of them, so that their table grows.
             0 => [-1, i32::MAX, i32::MIN, 1 << 20][self.random.below(4) as usize] ^ self.random.below(4) as i32,
