@@ -1,6 +1,5 @@
 //! The lock-free partition map: one winner, whole entries, walks that are snapshots, tables that grow. The shipping type.
 
-
 use unlatched::error::TopicPartition;
 use unlatched::partition_map::{PartitionMap, SegmentedMap};
 use unlatched::primitive::Arc;
