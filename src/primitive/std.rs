@@ -107,8 +107,8 @@ pub mod thread {
         OWN.get()
     }
 
-    /// A number that the calling thread has alone while it lives, as low as it can be: those of threads that have ended are given again, and what their threads did with them comes before. A task of a simulation has its own, and shares nothing with
-    /// threads beside it. `None`: the thread is at its end.
+    /// A number that the calling thread has alone while it lives, as low as it can be: those of threads that have ended are given again, and what their threads did with them comes before. A task of a simulation has its own, and must share nothing with
+    /// threads beside it: plain data rests on it (BATCH-G). `None`: the thread is at its end.
     #[inline(always)]
     pub fn slot() -> Option<usize> {
         #[cfg(feature = "testing")]
