@@ -375,6 +375,20 @@ impl<X> AtomicBatch<X> {
         content.expect("not taken before it was shared").completer.future(0, timestamp)
     }
 
+    /// A future for the record `index`, counted in `cell`, or by an exchange if there is none or it is full.
+    ///
+    /// # Safety
+    /// BATCH-G: the caller has that cell.
+    #[inline]
+    unsafe fn future_in(&self, cell: Option<usize>, index: u32, timestamp: i64) -> RecordFuture {
+        // SAFETY: the caller's promise.
+        if cell.is_some_and(|cell| unsafe { self.tally.count(cell) }) {
+            // SAFETY: BATCH-G: it was counted.
+            return self.completer(|completer| unsafe { completer.future_beside(index, timestamp) });
+        }
+        self.completer(|completer| completer.future_of_many(index, timestamp))
+    }
+
     fn completer<R>(&self, with: impl FnOnce(&Completer) -> R) -> R {
         // SAFETY: BATCH-D: the caller has a place, or the batch is its own, so nobody takes the content meanwhile.
         self.content.with(|content| with(&unsafe { &*content }.as_ref().expect("not taken yet").completer))
@@ -546,13 +560,9 @@ impl<'p, X, P: Publish<X>> Reservation<'p, X, P> {
 
     /// A future of the record, whose own time is `timestamp`.
     pub fn future(&self, timestamp: i64) -> RecordFuture {
-        let (batch, index) = (self.batch(), self.claim.place.index);
+        let cell = self.claim.slot.map(Slot::number);
         // SAFETY: BATCH-G: who has announced the batch and has a place in it has the cell of his slot. Neither leaves his thread.
-        if self.claim.slot.is_some_and(|slot| unsafe { batch.tally.count(slot.number()) }) {
-            // SAFETY: BATCH-G: it was counted.
-            return batch.completer(|completer| unsafe { completer.future_beside(index, timestamp) });
-        }
-        batch.completer(|completer| completer.future_of_many(index, timestamp))
+        unsafe { self.batch().future_in(cell, self.claim.place.index, timestamp) }
     }
 
     /// Ends the copying. Whether this published the batch, or somebody has asked to be told of it. Wait-free, but for what publishing costs.

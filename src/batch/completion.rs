@@ -55,6 +55,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use self::given_back::Lasting;
 use super::foreign::{contain, in_callback, run_callback};
 use crate::error::{IllegalState, SendError, TopicPartition};
 use crate::primitive::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -210,35 +211,6 @@ impl Drop for Reference {
     fn drop(&mut self) {
         // SAFETY: one reference is ours, and this is its end.
         unsafe { Self::give_back(self.0, 1) };
-    }
-}
-
-/// A future's reference, which may outlast it: what is given back of it, is in its own time ([`given_back`]).
-struct Lasting(NonNull<Shared>);
-
-// SAFETY: as a `Reference`.
-unsafe impl Send for Lasting {}
-// SAFETY: as above.
-unsafe impl Sync for Lasting {}
-
-impl Lasting {
-    #[inline]
-    fn of(reference: Reference) -> Self {
-        Self(std::mem::ManuallyDrop::new(reference).0)
-    }
-
-    #[inline]
-    fn shared(&self) -> &Shared {
-        // SAFETY: COMP-4: we hold a reference.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl Drop for Lasting {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: one reference is ours, and this is its end.
-        unsafe { given_back::give_back(self.0) }
     }
 }
 

@@ -44,18 +44,6 @@ impl<X> AtomicBatch<X> {
         self.word.store(word.seal().0 | WRITER, Relaxed);
     }
 
-    /// # Safety
-    /// BATCH-F: the caller owns the batch.
-    #[inline]
-    unsafe fn future_of_owner(&self, index: u32, timestamp: i64) -> RecordFuture {
-        // SAFETY: BATCH-G: the owner's.
-        if unsafe { self.tally.count(0) } {
-            // SAFETY: BATCH-G: it was counted.
-            return self.completer(|completer| unsafe { completer.future_beside(index, timestamp) });
-        }
-        self.completer(|completer| completer.future_of_many(index, timestamp))
-    }
-
     /// Appends `record`, whose [`Record::payload_size`] is `payload`, with plain stores.
     ///
     /// # Safety
@@ -90,8 +78,8 @@ impl<X> AtomicBatch<X> {
             self.max_payload.store(payload, Relaxed);
         }
         self.store(Word::new(place.index + 1, place.offset + place.size));
-        // SAFETY: BATCH-F.
-        let own = || unsafe { self.future_of_owner(place.index, record.timestamp) };
+        // SAFETY: BATCH-G: the owner has all of them.
+        let own = || unsafe { self.future_in(Some(0), place.index, record.timestamp) };
         let future = if reply.future { Some(own()) } else { None };
         Filled::In { future, bytes: place.size, fills: place.fills }
     }

@@ -10,6 +10,7 @@
 //! Not in a model, where each future gives back its own: what is kept here is seen by its thread alone, and giving back several at once is what a closed [`Completer`](super::Completer) does.
 
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 
 use super::{Reference, Shared};
@@ -25,8 +26,16 @@ std::thread_local! {
 }
 
 impl Kept {
-    /// Keeps one of `of`. What was kept of another is the caller's to give back.
+    /// Keeps one more, of `of`. What was kept of another result is the caller's to give back.
     #[inline]
+    fn keep(&self, of: *mut Shared) -> Option<(NonNull<Shared>, usize)> {
+        if self.of.get() == of {
+            self.count.set(self.count.get() + 1);
+            return None;
+        }
+        self.exchange(of, 1)
+    }
+
     fn exchange(&self, of: *mut Shared, count: usize) -> Option<(NonNull<Shared>, usize)> {
         let before = (self.of.replace(of), self.count.replace(count));
         NonNull::new(before.0).map(|of| (of, before.1))
@@ -42,28 +51,42 @@ impl Drop for Kept {
     }
 }
 
-/// Gives back a reference to `of`: now or later.
-///
-/// # Safety
-/// COMP-4: the caller holds it, and does not use it again.
-#[inline]
-pub(super) unsafe fn give_back(of: NonNull<Shared>) {
-    if cfg!(any(crossbeam_loom, unlatched_shuttle)) {
-        // SAFETY: the caller's promise.
-        unsafe { Reference::give_back(of, 1) };
-        return;
+/// A future's reference, which may outlast it.
+pub(super) struct Lasting(NonNull<Shared>);
+
+// SAFETY: as a `Reference`.
+unsafe impl Send for Lasting {}
+// SAFETY: as above.
+unsafe impl Sync for Lasting {}
+
+impl Lasting {
+    #[inline]
+    pub(super) fn of(reference: Reference) -> Self {
+        Self(ManuallyDrop::new(reference).0)
     }
-    let kept = KEPT.try_with(|kept| {
-        if kept.of.get() == of.as_ptr() {
-            kept.count.set(kept.count.get() + 1);
-            return None;
+
+    #[inline]
+    pub(super) fn shared(&self) -> &Shared {
+        // SAFETY: COMP-4: we hold a reference.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Lasting {
+    /// Gives it back, now or later.
+    #[inline]
+    fn drop(&mut self) {
+        let of = self.0.as_ptr();
+        let kept = if cfg!(any(crossbeam_loom, unlatched_shuttle)) {
+            Some(Some((self.0, 1)))
+        } else {
+            KEPT.try_with(|kept| kept.keep(of)).ok()
+        };
+        // A thread at its end keeps nothing.
+        if let Some((of, count)) = kept.unwrap_or(Some((self.0, 1))) {
+            // SAFETY: BACK-A, or COMP-4: ours, at its end. Nothing is borrowed here: the result's end may run foreign code, which may drop futures.
+            unsafe { Reference::give_back(of, count) };
         }
-        kept.exchange(of.as_ptr(), 1)
-    });
-    // A thread at its end keeps nothing.
-    if let Some((of, count)) = kept.unwrap_or(Some((of, 1))) {
-        // SAFETY: BACK-A, or the caller's promise. Nothing is borrowed here: the result's end may run foreign code, which may drop futures.
-        unsafe { Reference::give_back(of, count) };
     }
 }
 
