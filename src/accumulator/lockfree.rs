@@ -469,7 +469,7 @@ impl LockFreeAccumulator {
     /// An append begins to wait for memory, so what is part-filled should go at once (ACC-21); or it has published a batch and has no other way to say so.
     #[cold]
     pub(super) fn wake_sender(&self) {
-        // Acquire pairs with the Release of the exchange in `wake_when_short`.
+        // Acquire pairs with the Release of the exchange in `wake_sender_by`.
         let waker = self.short.load(Acquire);
         // SAFETY: set once, freed with the accumulator.
         if let Some(waker) = unsafe { waker.as_ref() } {
@@ -627,7 +627,7 @@ impl Accumulator for LockFreeAccumulator {
         self.off_pool.snapshot()
     }
 
-    fn wake_when_short(&self, waker: Waker) {
+    fn wake_sender_by(&self, waker: Waker) {
         let waker = Box::into_raw(Box::new(waker));
         // Release pairs with the Acquire in `wake_sender`. The first one stays.
         if self.short.compare_exchange(ptr::null_mut(), waker, AcqRel, Relaxed).is_err() {

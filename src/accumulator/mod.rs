@@ -282,11 +282,12 @@ pub trait Accumulator: fmt::Debug + Send + Sync + Sized + 'static {
     /// Memory that its batches take outside of the pool: with a codec, its contexts, scratch, and what has outgrown its lease (BATCH-07). Without one, none.
     fn off_pool(&self) -> OffPoolSnapshot;
 
-    /// Has `waker` woken when an append begins to wait for memory, so that part-filled batches go at once (ACC-21). The first one given counts. Kafka's
-    /// sender learns of it at its next pass; so does the twin's, which ignores this.
-    fn wake_when_short(&self, waker: Waker) {
-        drop(waker);
-    }
+    /// Has `waker` woken when the sender is to look and no answer of an append can say so: one begins to wait for memory, so that part-filled batches go at once (ACC-21); or one ends in an error,
+    /// or is not over yet, and has finished a batch or left one that the sender waits for. The first one given counts. Whoever wraps an accumulator hands it on: a sender that sleeps for as long as
+    /// nothing wakes it would not hear of such a batch.
+    ///
+    /// Kafka's sender learns of short memory at its next pass; so does the twin's, which has nothing else to tell and ignores this.
+    fn wake_sender_by(&self, waker: Waker);
 }
 
 /// An owner of lanes: appends like [`Accumulator::append`], from one place at a time, and faster.

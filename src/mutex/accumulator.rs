@@ -21,6 +21,7 @@ mod view;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 pub use view::MutexView;
@@ -465,6 +466,9 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
     fn off_pool(&self) -> OffPoolSnapshot {
         self.codecs.off_pool().snapshot()
     }
+
+    /// Ignored: what its appends do they do under the partition's lock, and their answers say so.
+    fn wake_sender_by(&self, _: Waker) {}
 }
 
 impl<F: LockFamily> fmt::Debug for MutexAccumulator<F> {

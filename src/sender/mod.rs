@@ -85,7 +85,7 @@ impl<A: Accumulator, B: Broker> Sender<A, B> {
     /// If `config` wishes for an idempotence that it does not allow: see [`SenderConfig::idempotence`].
     pub fn new(accumulator: Arc<A>, view: A::View, broker: B, clock: SharedClock, config: SenderConfig) -> Self {
         let is_idempotent = config.idempotence().unwrap_or_else(|conflict| panic!("{conflict}"));
-        accumulator.wake_when_short(broker.waker());
+        accumulator.wake_sender_by(broker.waker());
         Self {
             accumulator,
             view,

@@ -383,7 +383,7 @@ impl std::task::Wake for Counting {
 fn acc_21_who_begins_to_wait_for_memory_wakes_the_sender() {
     let mut rig = Rig::<LockFree>::with(AccumulatorConfig { buffer_memory: BATCH as u64, linger: LONG, ..config() });
     let wakes = Arc::new(Counting::default());
-    rig.accumulator.wake_when_short(wakes.clone().into());
+    rig.accumulator.wake_sender_by(wakes.clone().into());
     rig.push(0, b"it lingers");
     assert!(!rig.is_ready());
     assert!(rig.try_push(1, b"it may not wait", Reply::IGNORE).is_err());
@@ -401,7 +401,7 @@ fn acc_21_who_begins_to_wait_for_memory_wakes_the_sender() {
 fn l7_who_was_asked_of_a_batch_tells_before_it_goes_to_the_next() {
     let rig = rig_with(Before::Room);
     let wakes = Arc::new(Counting::default());
-    rig.accumulator.wake_when_short(wakes.clone().into());
+    rig.accumulator.wake_sender_by(wakes.clone().into());
     let (slow, stop, _) = stopped_append(&rig, "lane.announced");
     let mut rig = rig;
     rig.ready();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 use std::time::Duration;
 
 use unlatched::accumulator::{
@@ -113,6 +114,10 @@ impl<A: Accumulator> Accumulator for Spy<A> {
 
     fn off_pool(&self) -> OffPoolSnapshot {
         self.core.off_pool()
+    }
+
+    fn wake_sender_by(&self, waker: Waker) {
+        self.core.wake_sender_by(waker);
     }
 }
 
