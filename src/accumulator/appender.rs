@@ -11,7 +11,7 @@
 //!
 //! # What it costs
 //! Per record: two plain stores and two loads for the handshake, the copy, and a few stores to the batch's own numbers. No exchange, no pin, no reading of the clock; a future is a plain count. Per batch: its memory, an entry in the books, two
-//! exchanges of the lane's word, one of the stage, one push.
+//! exchanges of the lane's word, one of the stage, one push; and, while the sender is far behind, two yields ([`Backlog`](super::Backlog)).
 //!
 //! # Limits
 //! [`SLOTS`] partitions of an appender are looked after at a time, and none is pushed out that has a lane. Owned lanes together have at most half of the pool's bytes in open batches. A lane that was taken back counts for neither from
@@ -31,18 +31,16 @@ use super::owned::{OwnedLane, Refused, State};
 use super::{Accumulator, Appended, AppendedMany, Appender};
 use crate::batch::{AtomicBatch, Filled, Publish, Reply, may_wait};
 use crate::error::{AppendError, TopicPartition};
-use crate::pool::{BufferPool, PoolError};
+use crate::pool::BufferPool;
 use crate::primitive::atomic::Ordering::Relaxed;
 use crate::primitive::clock::Instant;
-use crate::primitive::{epoch, step, thread};
+use crate::primitive::{epoch, step};
 use crate::record::{Record, batch_size_upper_bound, valid_payload_size};
 
 /// Batches that an appender fills by itself to earn a lane.
 const EARN: u32 = 2;
 /// For judging whether a lane is worth its while, no linger is shorter than this.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
-/// Times that an owner lets others run before it waits in line for memory.
-const GIVES_WAY: u32 = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 0 } else { 32 };
 /// Partitions that an appender looks after.
 const SLOTS: usize = if cfg!(any(crossbeam_loom, unlatched_shuttle)) { 2 } else { 256 };
 /// Slots at which a partition can be.
@@ -240,25 +238,6 @@ impl LockFreeAccumulator {
         }
     }
 
-    /// Where memory has run out and nobody waits for it yet: lets others run, the sender above all, which brings memory back. Who stands in line is to be woken for each batch, by whoever frees one; that takes as long as filling it. What is left of `max_block`.
-    fn give_way(&self, size: usize, max_block: Duration) -> Duration {
-        let over = || self.pool.available() >= size as u64 || self.pool.queued() > 0;
-        if GIVES_WAY == 0 || max_block < SHORTEST || size as u64 > self.pool.total() || over() {
-            return max_block;
-        }
-        // What is part-filled brings memory, too (ACC-21).
-        self.wake_sender();
-        let began = self.clock.now();
-        for _ in 0..GIVES_WAY {
-            thread::yield_now();
-            if over() {
-                break;
-            }
-        }
-        // Not nothing, which would be to look once and not to wait.
-        max_block.saturating_sub(self.clock.now().saturating_since(began)).max(SHORTEST)
-    }
-
     /// Opens a batch in `own` with `record` in it. `None` if the lane was given up.
     #[cold]
     fn open_owned(
@@ -271,22 +250,15 @@ impl LockFreeAccumulator {
         if self.is_closed() {
             return Err(AppendError::Closed);
         }
+        let size = self.batch_size().max(batch_size_upper_bound(record));
+        self.let_catch_up(max_block);
+        // Perhaps meanwhile.
         if own.lane.look() == State::Retired {
             return Ok(None);
         }
-        let size = self.batch_size().max(batch_size_upper_bound(record));
         let in_progress = self.in_progress.begin();
         step("appender.allocate");
-        let max_block = may_wait(max_block);
-        // Of the caller's time, not of what was left of it.
-        let in_all = |error| match error {
-            PoolError::Exhausted { requested, available, .. } => {
-                PoolError::Exhausted { requested, available, max_block }
-            }
-            error => error,
-        };
-        let left = self.give_way(size, max_block);
-        let lease = self.pool.allocate_telling(size, left, || self.wake_sender()).map_err(in_all)?.erase();
+        let lease = self.pool.allocate_telling(size, may_wait(max_block), || self.wake_sender())?.erase();
         let now = self.clock.now();
         drop(in_progress);
         let lane = &own.lane.lane;
@@ -584,6 +556,7 @@ mod tests {
     use crate::accumulator::{AccumulatorConfig, LockFreeView, SenderView};
     use crate::broker::{Cluster, NodeId};
     use crate::error::TopicPartition;
+    use crate::pool::PoolError;
     use crate::primitive::atomic::AtomicBool;
     use crate::primitive::clock::{Clock, SharedClock, SystemClock};
 
@@ -651,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_who_gives_way_waits_no_longer_than_he_may_and_takes_what_comes() {
+    fn an_owner_without_memory_waits_for_as_long_as_he_may_and_takes_what_comes() {
         let mut scene = Scene::new(64);
         let accumulator = Arc::clone(&scene.accumulator);
         let mut appender = accumulator.appender();

@@ -13,7 +13,7 @@
 //! # An append
 //! 1. Load the lane's tail, announce that batch, find it there once more, reserve a place in it by one CAS, copy, withdraw the announcement: one exchange, and plain stores to a word of the thread's own
 //!    ([`Announcements`]). A thread without such a word: pinned, load the tail and reserve; unpinned, copy, commit by one subtraction.
-//! 2. No room, or no batch: take memory from the pool, unpinned, as long as the caller will wait; look at the tail once more (ACC-04); else make a batch with the record in it, enter it in the
+//! 2. No room, or no batch: let the sender catch up if it is far behind ([`Backlog`]); take memory from the pool, unpinned, as long as the caller will wait; look at the tail once more (ACC-04); else make a batch with the record in it, enter it in the
 //!    books, and open it by a CAS of the tail. Who loses that race has found an open batch.
 //!
 //!    Of those who find no room one at a time does so: [`Openers`](super::opener).
@@ -33,13 +33,15 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
 use super::appender::LockFreeAppender;
 use super::books::{self, Books, Entry, Node};
 use super::in_progress::InProgress;
 use super::lane::{Lane, LaneHandle, Tail};
 use super::ready::Ready;
 use super::view::LockFreeView;
-use super::{Accumulator, AccumulatorConfig, Appended, AppendedMany, await_all};
+use super::{Accumulator, AccumulatorConfig, Appended, AppendedMany, Backlog, await_all};
 use crate::batch::{
     Announcements, AtomicBatch, Claim, Full, OffPool, OffPoolSnapshot, Publish, Refusal, Reply, Run, Slot, Watch,
     contain, may_wait, refuse_in_callback,
@@ -72,9 +74,13 @@ pub struct LockFreeAccumulator {
     pub(super) off_pool: Arc<OffPool>,
     flushes: AtomicUsize,
     pub(super) last_id: AtomicU64,
+    /// Batches that were published, and of those the ones that have left the sender's queues: read by whoever opens.
+    published: CachePadded<AtomicU64>,
+    drained: CachePadded<AtomicU64>,
+    backlog: Backlog,
     /// Lanes that appenders have of their own.
     pub(super) owned_lanes: AtomicUsize,
-    /// Whom to wake when an append begins to wait for memory, or null.
+    /// Whom to wake when an append has something to tell and no answer to say it by, or null: see [`Accumulator::wake_sender_by`].
     short: AtomicPtr<Waker>,
 }
 
@@ -90,6 +96,10 @@ impl Drop for Flushing<'_> {
 
 impl Publish<Entry> for LockFreeAccumulator {
     fn publish(&self, node: NonNull<Node>) {
+        if Backlog::COUNTS {
+            // Relaxed: a figure, see `Backlog`.
+            self.published.fetch_add(1, Relaxed);
+        }
         if !self.ready.push(node) {
             // The sender is gone, and has ended all that was not published (READY-A).
             self.leave(node);
@@ -114,6 +124,25 @@ impl LockFreeAccumulator {
     pub(super) fn next_id(&self) -> u64 {
         // Relaxed: for one to be opened it need only be higher than that of the batch in its lane's tail, which its opener has acquired.
         self.last_id.fetch_add(1, Relaxed) + 1
+    }
+
+    /// By the sender, which has taken so many batches off the ready stack since ever, and has so many ready: those that it has sealed itself, and what was put back, are among these.
+    pub(super) fn has_ready(&self, taken: u64, ready: usize) {
+        if Backlog::COUNTS {
+            // Relaxed: a figure, see `Backlog`.
+            self.drained.store(taken.wrapping_sub(ready as u64), Relaxed);
+        }
+    }
+
+    /// Before memory is taken for a batch, with nothing in hand: lets the sender catch up.
+    pub(super) fn let_catch_up(&self, max_block: Duration) {
+        // Relaxed, both: figures, see `Backlog`. The one may be older than the other.
+        let ready = || {
+            let drained = self.drained.load(Relaxed);
+            self.published.load(Relaxed).wrapping_sub(drained).cast_signed().max(0).cast_unsigned()
+        };
+        // What this call has published before nobody may have told yet.
+        self.backlog.let_catch_up(max_block, ready, || self.wake_sender());
     }
 
     /// Lets go of `node`, which was published when the sender was gone: now, or when nobody is at work on it any more.
@@ -303,6 +332,7 @@ impl LockFreeAccumulator {
         if self.is_closed() {
             return Err(AppendError::Closed);
         }
+        self.let_catch_up(max_block);
         let size = self.batch_size().max(batch_size_upper_bound(record));
         let (payload, mut full) = (record.payload_size(), 0);
         let mut turn = match lane.openers.turn(|| self.reserve(lane, record, payload, published, &mut full)) {
@@ -504,6 +534,9 @@ impl Accumulator for LockFreeAccumulator {
             off_pool: OffPool::new(),
             flushes: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
+            published: CachePadded::new(AtomicU64::new(0)),
+            drained: CachePadded::new(AtomicU64::new(0)),
+            backlog: Backlog::new(config.batch_size, config.buffer_memory),
             owned_lanes: AtomicUsize::new(0),
             short: AtomicPtr::new(ptr::null_mut()),
             config,

@@ -7,6 +7,7 @@
 //! Source: Kafka's `RecordAccumulator`; ACC-01 to ACC-48.
 
 mod appender;
+mod backlog;
 mod backoff;
 mod books;
 mod gate;
@@ -24,6 +25,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 pub use appender::LockFreeAppender;
+pub(crate) use backlog::Backlog;
 pub use backoff::Backoff;
 pub use gate::{DrainGate, NoGate};
 pub use lane::{Lane, LaneHandle};

@@ -72,6 +72,10 @@ pub struct LockFreeView {
     muted: Set<TopicPartition>,
     drain_index: Table<NodeId, usize>,
     next_expiry: Option<Instant>,
+    /// Batches that have come off the ready stack.
+    came: u64,
+    /// Batches that stand ready in all queues.
+    ready: usize,
     /// Records whose time was up while somebody copied into their batch, since the sender asked.
     ended_early: u32,
     /// Compresses what is drained, if anything does.
@@ -114,6 +118,8 @@ impl LockFreeView {
             muted: Set::default(),
             drain_index: Table::default(),
             next_expiry: None,
+            came: 0,
+            ready: 0,
             ended_early: 0,
         }
     }
@@ -122,6 +128,7 @@ impl LockFreeView {
     fn absorb(&mut self) {
         let mut finished = std::mem::take(&mut self.finished);
         self.accumulator.ready.take(&mut finished);
+        self.came += finished.len() as u64;
         finished.retain(|node| self.settles(*node));
         self.settle_again(&mut finished);
         for node in &finished {
@@ -143,6 +150,12 @@ impl LockFreeView {
         self.finished = finished;
         self.advance_behind();
         self.sweep();
+    }
+
+    /// Tells those who open batches how many stand ready.
+    fn tell_ready(&self) {
+        debug_assert_eq!(self.ready, self.queues.iter().map(|(_, queue)| queue.ready.len()).sum::<usize>());
+        self.accumulator.has_ready(self.came, self.ready);
     }
 
     /// Whether nobody is at work any more on `node`, which was published to us; else it is asked for, and comes with a wake (ANN-C).
@@ -264,6 +277,7 @@ impl LockFreeView {
         let (batch, failed) = self.take(node);
         if !failed {
             self.queues[at].ready.push_back(batch);
+            self.ready += 1;
             return;
         }
         self.leaves(node);
@@ -286,6 +300,7 @@ impl LockFreeView {
 
     /// A batch has left `ready`.
     fn left(&mut self, batch: &SealedBatch) {
+        self.ready -= 1;
         match self.unfinished.get(&batch.id()) {
             // SAFETY: `known`.
             Some(node) => self.leaves(unsafe { known(*node) }),
@@ -319,6 +334,7 @@ impl LockFreeView {
         let kept_at = self.queues.of(&lane);
         self.deadlines.insert(batch.created(), batch.id(), kept_at);
         insert(&mut self.queues[kept_at].ready, batch);
+        self.ready += 1;
     }
 
     /// Unlinks what is over, once that is worth a walk.
@@ -548,10 +564,12 @@ impl SenderView for LockFreeView {
             let led = places[led_from..].partition_point(|place| place.leader.node == node);
             &places[led_from..led_from + led]
         };
-        nodes
+        let drained = nodes
             .iter()
             .map(|&node| Drained { node, batches: self.drain_node(cluster, node, of_node(node), max_size, now, gate) })
-            .collect()
+            .collect();
+        self.tell_ready();
+        drained
     }
 
     fn reenqueue(&mut self, mut batch: SealedBatch, now: Instant) {
@@ -600,6 +618,7 @@ impl SenderView for LockFreeView {
         }
         // Overflow is no expiry (ACC-39).
         self.next_expiry = self.deadlines.first().and_then(|(created, ..)| created.checked_add(timeout));
+        self.tell_ready();
         expired
     }
 
@@ -670,6 +689,7 @@ impl SenderView for LockFreeView {
                 }
             }
         }
+        self.tell_ready();
     }
 
     fn abort_incomplete(&mut self, error: &SendError) {

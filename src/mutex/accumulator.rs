@@ -7,6 +7,9 @@
 //! A partition's [`Queue`] is under its own lock: batches closed for appends, oldest first, then the open one. The books of unfinished batches are
 //! under a lock of their own (GAP-32). What only the sender needs is in [`MutexView`], without a lock.
 //!
+//! # What is not Kafka's
+//! Whoever needs a new batch lets the sender catch up first, if that is far behind ([`Backlog`]), as in the lock-free core: it has nothing to do with locks.
+//!
 //! # Why no record slips in after a graceful close (ACC-48)
 //! An append tests `closed` and pushes in one critical section of its queue. `close` stores `closed` before it returns, and the sender's last look takes
 //! every queue's lock after that. So an append whose section comes before the look is seen by it, and one that comes after finds `closed`.
@@ -24,6 +27,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
 pub use view::MutexView;
 
 use super::appender::MutexAppender;
@@ -31,7 +36,7 @@ use super::batch::MutexBatch;
 use super::codec::{Codecs, Estimate};
 use super::partition_map::{CopyOnWriteMap, EntryHandle};
 use super::pool::MutexPool;
-use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, AppendedMany, await_all};
+use crate::accumulator::{Accumulator, AccumulatorConfig, Appended, AppendedMany, Backlog, await_all};
 use crate::batch::{OffPoolSnapshot, OpenBatch, Reply, SealedBatch, Watch, may_wait, refuse_in_callback};
 use crate::error::{AppendError, FlushError, IllegalState, SendError, TopicPartition};
 use crate::partition_map::PartitionMap;
@@ -69,11 +74,11 @@ impl<F: LockFamily> Queue<F> {
         record: &Record<'_>,
         payload: usize,
         reply: &mut Reply,
-        codecs: &Codecs<F>,
+        accumulator: &MutexAccumulator<F>,
     ) -> Option<Appended> {
         let open = self.open.as_mut()?;
         let Some(bytes) = open.place(record, payload, reply) else {
-            self.seal_tail(codecs);
+            self.seal_tail(accumulator);
             return None;
         };
         let batch_is_full = !self.sealed.is_empty() || open.is_full();
@@ -82,13 +87,18 @@ impl<F: LockFamily> Queue<F> {
     }
 
     /// Closes the open batch for appends.
-    fn seal_tail(&mut self, codecs: &Codecs<F>) {
-        self.sealed.extend(self.open.take().map(|open| codecs.seal(open)));
+    fn seal_tail(&mut self, accumulator: &MutexAccumulator<F>) {
+        if let Some(open) = self.open.take() {
+            self.sealed.push_back(accumulator.codecs.seal(open));
+            accumulator.came();
+        }
     }
 
     /// Takes the head. If that is the open batch, it takes no more appends, and is to be sealed: outside of the lock, since a codec may have much to end (ACC-31).
-    fn pop(&mut self) -> Option<Head> {
-        self.sealed.pop_front().map(Head::Sealed).or_else(|| self.open.take().map(Head::Open))
+    fn pop(&mut self, accumulator: &MutexAccumulator<F>) -> Option<Head> {
+        let Some(sealed) = self.sealed.pop_front() else { return self.open.take().map(Head::Open) };
+        accumulator.left(1);
+        Some(Head::Sealed(sealed))
     }
 
     fn head_created(&self) -> Option<Instant> {
@@ -162,6 +172,9 @@ pub struct MutexAccumulator<F: LockFamily> {
     /// Appends that have left their queue's lock to get memory and may still push.
     appending: AtomicUsize,
     next_id: AtomicU64,
+    /// Batches that stand in queues, closed for appends.
+    ready: CachePadded<AtomicU64>,
+    backlog: Backlog,
     /// By number, so in the order in which they were opened: that is the order of an abort.
     incomplete: F::Mutex<BTreeMap<u64, Watch>>,
 }
@@ -215,7 +228,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
         if self.closed.load(Acquire) {
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = queue.try_append(record, payload, &mut reply, &self.codecs) {
+        if let Some(appended) = queue.try_append(record, payload, &mut reply, self) {
             return Ok(appended);
         }
         // Relaxed: the queue's lock, which we hold, orders it: whoever takes the lock after us sees the count, and `abort_incomplete` takes every
@@ -244,7 +257,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
             return Err(AppendError::Closed);
         }
         for record in records {
-            let Some(appended) = queue.try_append(record, record.payload_size(), &mut reply(), &self.codecs) else {
+            let Some(appended) = queue.try_append(record, record.payload_size(), &mut reply(), self) else {
                 break;
             };
             done.add(appended);
@@ -260,7 +273,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
     pub(super) fn end_lane(&self, partition: &Partition<F>, lane: &Arc<F::Mutex<Queue<F>>>) {
         let mut queue = partition.queue.lock();
         let mut own = lane.lock();
-        own.seal_tail(&self.codecs);
+        own.seal_tail(self);
         // In front of the open batch, behind what was put back.
         queue.sealed.append(&mut own.sealed);
         queue.lanes.retain(|other| !Arc::ptr_eq(other, lane));
@@ -276,6 +289,9 @@ impl<F: LockFamily> MutexAccumulator<F> {
         mut reply: Reply,
         max_block: Duration,
     ) -> Result<Appended, AppendError> {
+        // Counted in by then, as while it waits for memory: a forced close goes round once more.
+        // Relaxed: a figure, see `Backlog`.
+        self.backlog.let_catch_up(max_block, || self.ready.load(Relaxed), || ());
         let size = self.batch_size().max(batch_size_upper_bound(record));
         step("accumulator.allocate");
         // Dropped, if not used, after the lock and before the append is counted out.
@@ -288,7 +304,7 @@ impl<F: LockFamily> MutexAccumulator<F> {
             drop(queue);
             return Err(AppendError::Closed);
         }
-        if let Some(appended) = queue.try_append(record, record.payload_size(), &mut reply, &self.codecs) {
+        if let Some(appended) = queue.try_append(record, record.payload_size(), &mut reply, self) {
             drop(queue);
             return Ok(appended);
         }
@@ -308,6 +324,23 @@ impl<F: LockFamily> MutexAccumulator<F> {
         Ok(Appended { future, batch_is_full, new_batch: true, bytes })
     }
 
+    /// One more stands ready.
+    fn came(&self) {
+        if Backlog::COUNTS {
+            // Relaxed: a figure, see `Backlog`.
+            self.ready.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// So many of those have left their queue.
+    fn left(&self, batches: usize) {
+        if Backlog::COUNTS {
+            // Relaxed: as in `came`.
+            let before = self.ready.fetch_sub(batches as u64, Relaxed);
+            debug_assert!(before >= batches as u64, "each has come before");
+        }
+    }
+
     fn strike_out(&self, id: u64) -> Result<(), IllegalState> {
         match self.incomplete.lock().remove(&id) {
             Some(_) => Ok(()),
@@ -323,7 +356,8 @@ impl<F: LockFamily> MutexAccumulator<F> {
             self.incomplete.lock().iter().map(|(id, watch)| (*id, (watch.clone(), None))).collect();
         self.map.for_each(|_, partition| {
             partition.each(|queue| {
-                queue.seal_tail(&self.codecs);
+                queue.seal_tail(self);
+                self.left(queue.sealed.len());
                 for batch in queue.sealed.drain(..) {
                     doomed.insert(batch.id(), (batch.completion().watch(), Some(batch)));
                 }
@@ -373,6 +407,8 @@ impl<F: LockFamily> Accumulator for MutexAccumulator<F> {
             flushes: AtomicUsize::new(0),
             appending: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
+            ready: CachePadded::new(AtomicU64::new(0)),
+            backlog: Backlog::new(config.batch_size, config.buffer_memory),
             incomplete: Mutex::new(BTreeMap::new()),
             config,
         });

@@ -3,15 +3,17 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use unlatched::accumulator::{Accumulator, AccumulatorConfig, SenderView};
+use unlatched::accumulator::{Accumulator, AccumulatorConfig, Appender, SenderView};
 use unlatched::batch::Reply;
+use unlatched::broker::Cluster;
 use unlatched::error::{AppendError, SendError};
 use unlatched::pool::PoolError;
 use unlatched::primitive::clock::Instant;
+use unlatched::primitive::sim::Sim;
 use unlatched::record::{BATCH_OVERHEAD, Record, RecordError, batch_size_upper_bound, record_size};
 
-use crate::batch::{at, value};
-use crate::rig::{BATCH, NOTHING, Rig, config, largest, values};
+use crate::batch::{TOPIC, at, tp, value};
+use crate::rig::{BATCH, NODE, NOTHING, Rig, config, largest, values};
 use crate::support::{Core, Gate, LONG, Worker, eventually, lock, on_every_core};
 
 on_every_core![
@@ -24,6 +26,9 @@ on_every_core![
     acc_03_memory_is_a_batch_or_the_records_bound,
     acc_03_memory_is_waited_for_without_the_lock,
     acc_03_batch_size_zero_gives_each_record_its_own_batch,
+    acc_03_what_is_still_filled_does_not_count_as_behind,
+    acc_03_inside_a_callback_nobody_lets_the_sender_catch_up,
+    acc_03_who_opens_a_batch_lets_a_sender_catch_up_that_is_far_behind,
     acc_04_the_second_look_finds_what_another_appender_made,
     acc_04_the_second_look_finds_the_close,
     acc_05_a_batch_is_dated_after_the_wait_for_its_memory,
@@ -205,6 +210,111 @@ fn acc_03_batch_size_zero_gives_each_record_its_own_batch<C: Core>() {
         assert_eq!(values([&batch]), [content]);
         assert_eq!(batch.charged(), batch_size_upper_bound(&value(content.as_bytes())));
     }
+}
+
+/// Not by waiting: the append goes on though the sender does nothing at all. In a simulation, who gives the processor away takes time by it, and nothing else that an append does.
+fn acc_03_who_opens_a_batch_lets_a_sender_catch_up_that_is_far_behind<C: Core>() {
+    /// A sixteenth of the pool.
+    const FAR: usize = 16;
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let mut sim = Sim::new(1);
+    let (clock, notes) = (sim.clock(), taken.clone());
+    sim.spawn("one who appends and sends", move || {
+        let config = AccumulatorConfig { buffer_memory: (16 * FAR * BATCH) as u64, linger: LONG, ..config() };
+        let (accumulator, mut view) = C::Accumulator::new(config, clock.clone());
+        let cluster = Cluster::single_node(NODE, [(TOPIC, 2)]);
+        let [hot, slow] = [0, 1].map(|partition| accumulator.partition(&tp(partition)));
+        let mut appender = accumulator.appender();
+        // Each in a batch of its own, every other one by an appender.
+        let mut append = |n: usize, max_block| {
+            let (content, before) = (largest(), clock.now());
+            let appended = if n.is_multiple_of(2) {
+                appender.append(&hot, &value(&content), Reply::IGNORE, max_block)
+            } else {
+                accumulator.append(&slow, &value(&content), Reply::IGNORE, max_block)
+            };
+            assert!(appended.expect("there is memory").new_batch);
+            lock(&notes).push(clock.now() > before);
+        };
+        // Two of them are open, and a look of the sender would say so.
+        (0..FAR + 5).for_each(|n| append(n, LONG));
+        (0..3).for_each(|n| append(n, LONG));
+        append(3, Duration::ZERO);
+        // Two of each time: then it is not far behind, but would be but for the last ones.
+        for _ in 0..4 {
+            for batch in view.drain(&cluster, &[NODE], usize::MAX, clock.now()).remove(0).batches {
+                assert_eq!(batch.completion().complete(0, None), Ok(true));
+                view.deallocate(batch).expect("it is in the books");
+            }
+        }
+        append(0, LONG);
+        // And what was aborted stands nowhere.
+        view.abort_all(&GIVEN_UP);
+        append(0, LONG);
+    });
+    sim.run().expect("nobody waits");
+    let taken = lock(&taken).clone();
+    let (early, late) = taken.split_at(FAR);
+    assert_eq!(early, [false; FAR], "no more than that");
+    let [.., behind, again, once_more, may_not, caught_up, aborted] = late else { unreachable!("{late:?}") };
+    assert_eq!([behind, again, once_more], [&true; 3], "more than that");
+    assert!(!may_not, "who may not wait at all does not give way either");
+    assert!(!caught_up, "the sender has caught up");
+    assert!(!aborted, "nothing is left");
+}
+
+/// Each time that somebody gives the processor away takes time in a simulation.
+fn acc_03_what_is_still_filled_does_not_count_as_behind<C: Core>() {
+    const MANY: i32 = 40;
+    let mut sim = Sim::new(1);
+    let clock = sim.clock();
+    sim.spawn("one who appends and sends", move || {
+        // Eight may stand ready.
+        let config = AccumulatorConfig { buffer_memory: MANY as u64 * BATCH as u64, linger: LONG, ..config() };
+        let (accumulator, mut view) = C::Accumulator::new(config, clock.clone());
+        let cluster = Cluster::single_node(NODE, [(TOPIC, MANY)]);
+        for partition in 0..MANY {
+            let partition = accumulator.partition(&tp(partition));
+            drop(accumulator.append(&partition, &value(b"alone"), Reply::IGNORE, LONG).expect("there is memory"));
+            let before = clock.now();
+            let ready = view.ready(&cluster, before);
+            assert!(ready.nodes.is_empty(), "all of it lingers");
+            assert_eq!(clock.now(), before);
+        }
+        assert_eq!(clock.now(), Instant::ZERO, "nobody has given way");
+    });
+    sim.run().expect("nobody waits");
+}
+
+/// A callback may run on the sender's own thread.
+fn acc_03_inside_a_callback_nobody_lets_the_sender_catch_up<C: Core>() {
+    let took = Arc::new(Mutex::new(None));
+    let mut sim = Sim::new(1);
+    let (clock, note) = (sim.clock(), took.clone());
+    sim.spawn("one who appends and sends", move || {
+        let config = AccumulatorConfig { buffer_memory: 40 * BATCH as u64, linger: LONG, ..config() };
+        let (accumulator, mut view) = C::Accumulator::new(config, clock.clone());
+        let cluster = Cluster::single_node(NODE, [(TOPIC, 1)]);
+        let partition = accumulator.partition(&tp(0));
+        let (again, time) = (accumulator.clone(), clock.clone());
+        let callback = move |_| {
+            let before = time.now();
+            let appended = again.append(&again.partition(&tp(0)), &value(&largest()), Reply::IGNORE, LONG);
+            assert!(appended.expect("there is memory").new_batch);
+            *lock(&note) = Some((before > Instant::ZERO, time.now() > before));
+        };
+        let first = Reply::callback(callback);
+        drop(accumulator.append(&partition, &value(&largest()), first, LONG).expect("there is memory"));
+        for _ in 0..30 {
+            drop(accumulator.append(&partition, &value(&largest()), Reply::IGNORE, LONG).expect("there is memory"));
+        }
+        for batch in view.drain(&cluster, &[NODE], 1, clock.now()).remove(0).batches {
+            assert_eq!(batch.completion().complete(0, None), Ok(true));
+            view.deallocate(batch).expect("it is in the books");
+        }
+    });
+    sim.run().expect("nobody waits");
+    assert_eq!(*lock(&took), Some((true, false)), "who appended before it gave way, and it did not");
 }
 
 fn acc_04_the_second_look_finds_what_another_appender_made<C: Core>() {

@@ -167,6 +167,7 @@ impl<F: LockFamily> SenderView for MutexView<F> {
 
     fn enqueue(&mut self, part: SealedBatch) {
         let partition = self.accumulator.partition(part.topic_partition());
+        self.accumulator.came();
         insert(&mut partition.queue.lock().sealed, part);
     }
 
@@ -183,7 +184,7 @@ impl<F: LockFamily> SenderView for MutexView<F> {
                         next = [next, expiry].into_iter().flatten().min();
                         break;
                     }
-                    expired.extend(queue.pop().map(|head| head.seal(&self.accumulator.codecs)));
+                    expired.extend(queue.pop(&self.accumulator).map(|head| head.seal(&self.accumulator.codecs)));
                 }
             });
         });
@@ -242,6 +243,7 @@ impl<F: LockFamily> MutexView<F> {
         now: Instant,
         gate: &mut dyn DrainGate,
     ) -> Taken {
+        let accumulator = Arc::clone(&self.accumulator);
         let mut pop = |queue: &mut Queue<F>| {
             if room.is_some_and(|room| queue.head_size() > room) {
                 return Taken::NoRoom;
@@ -249,7 +251,7 @@ impl<F: LockFamily> MutexView<F> {
             if !gate.admits(topic_partition, queue.sealed.front()) {
                 return Taken::Refused;
             }
-            queue.pop().map_or(Taken::Nothing, Taken::Head)
+            queue.pop(&accumulator).map_or(Taken::Nothing, Taken::Head)
         };
         let mut queue = partition.queue.lock();
         if let Some(head) = self.look(&mut queue, leader, now) {
@@ -261,7 +263,6 @@ impl<F: LockFamily> MutexView<F> {
         queue.turn = (queue.turn + 1) % queue.lanes.len();
         let (lanes, turn) = (queue.lanes.clone(), queue.turn);
         drop(queue);
-        let accumulator = Arc::clone(&self.accumulator);
         let hurry = accumulator.pool.queued() > 0 || accumulator.is_closed() || accumulator.flush_in_progress();
         for closed in [true, false] {
             for lane in lanes[turn..].iter().chain(&lanes[..turn]) {
