@@ -11,7 +11,7 @@ use super::{PATIENCE, ended, eventually, stopped_at};
 use crate::pool::{AtomicPool, AtomicPoolCore, BufferPool, Lease, PoolError, PoolOptions};
 use crate::primitive::clock::SystemClock;
 use crate::primitive::parker::{Parker, ThreadParker};
-use crate::primitive::{Stop, stop_here};
+use crate::primitive::{Stop, step as pause, stop_here};
 
 const POOLABLE: usize = 64;
 const TOTAL: u64 = 512;
@@ -122,14 +122,22 @@ fn use_some(pool: &AtomicPool, size: usize, max_block: Duration) {
     let _ = pool.allocate(size, max_block);
 }
 
-/// One who waits, seen to stand in line. Not by the figure, which is too low by one whose turn has ended before it has arrived.
-fn waiter(pool: &Arc<AtomicPool>, work: impl FnOnce(&AtomicPool) + Send + 'static) -> JoinHandle<()> {
-    let (thread, go_on) = stopped_at("pool.joined", {
+/// One who waits, seen at `step`, behind its last look at the line: what comes back from now on is for others to grant. Not by the figure, which is too low by one whose turn has ended before it has arrived.
+fn waiter_at(
+    step: &'static str,
+    pool: &Arc<AtomicPool>,
+    work: impl FnOnce(&AtomicPool) + Send + 'static,
+) -> JoinHandle<()> {
+    let (thread, go_on) = stopped_at(step, {
         let pool = pool.clone();
         move || work(&pool)
     });
     go_on.release();
     thread
+}
+
+fn waiter(pool: &Arc<AtomicPool>, work: impl FnOnce(&AtomicPool) + Send + 'static) -> JoinHandle<()> {
+    waiter_at("pool.wait", pool, work)
 }
 
 fn must_have(pool: &AtomicPool, size: usize) {
@@ -275,14 +283,17 @@ impl Wake for Unpark {
 fn wakes_a_task(step: &'static str) -> Scene {
     let pool = pool(0, 1);
     let mut held = take_all(&pool);
-    let task = waiter(&pool, |pool| {
+    let task = waiter_at("task.pends", &pool, |pool| {
         let parker = Arc::new(ThreadParker::new());
         let waker = Waker::from(Arc::new(Unpark(Arc::clone(&parker))));
         let mut future = pin!(pool.allocate_async(POOLABLE));
         loop {
             match future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(lease) => return assert!(lease.is_ok(), "{lease:?}"),
-                Poll::Pending => parker.park(),
+                Poll::Pending => {
+                    pause("task.pends");
+                    parker.park();
+                }
             }
         }
     });
